@@ -1,0 +1,106 @@
+# The interpreter that makes the virtual environment, and where that is. To use another one:
+#     make test PYTHON=python3.12 VENV=.venv-3.12
+PYTHON ?= python3
+VENV ?= .venv
+
+VERSIONS := 3.10 3.11 3.12 3.13
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# Kept inside the environment, so that runs in two environments do not mix their data.
+COVERAGE := COVERAGE_FILE="$(CURDIR)/$(VENV)/coverage" $(BIN)/python -m coverage
+RESULTS := $(VENV)/test-results.xml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(VENV)/created:
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	    rm -rf $(VENV); \
+	    echo "'$(PYTHON) -m venv' failed. On Debian: apt-get install python3-venv" >&2; \
+	    exit 1; }
+	@touch $@
+
+# The package itself, without any extra.
+$(VENV)/installed: pyproject.toml $(VENV)/created
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+# The package with one extra: $(VENV)/installed-test holds .[test].
+$(VENV)/installed-%: pyproject.toml $(VENV)/created
+	$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+.PHONY: demo
+demo: $(VENV)/installed ## run examples/demo.py
+	$(BIN)/python examples/demo.py
+
+.PHONY: test-requirements
+test-requirements: $(VENV)/installed-test
+	tests/install_requirements.sh $(BIN)/python
+
+.PHONY: test
+test: test-requirements ## run the tests; none may be skipped, and the coverage has a floor
+	$(COVERAGE) erase
+	$(COVERAGE) run -m pytest --junit-xml=$(RESULTS)
+	@! grep -q '<skipped' $(RESULTS) || { echo "Some tests were skipped." >&2; exit 1; }
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
+
+.PHONY: test-long
+test-long: test-requirements ## run the tests that are marked as long
+	$(BIN)/python -m pytest -m long
+
+# A pyenv shim is on the PATH also where its version is not selected, so an interpreter is found
+# when it runs and is of that version.
+find-python = $(firstword $(shell \
+    for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; do \
+        "$$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' \
+            2>/dev/null && echo "$$python"; \
+    done))
+
+.PHONY: test-all
+test-all: ## run the tests on every supported Python that is installed
+	@failed=; \
+	$(foreach version,$(VERSIONS), \
+	    python="$(call find-python,$(version))"; \
+	    if [ -z "$$python" ]; then \
+	        echo "== Python $(version): not found, left out"; \
+	    else \
+	        echo "== Python $(version): $$python"; \
+	        $(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$(version) \
+	            || failed="$$failed $(version)"; \
+	    fi;) \
+	[ -z "$$failed" ] || { echo "Failed on Python$$failed" >&2; exit 1; }
+
+.PHONY: check
+check: $(VENV)/installed-check ## lint, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(VENV)/installed-bench ## run the benchmarks
+	$(BIN)/python -m benchmarks
+
+# The examples may create files: they run in a folder that is thrown away.
+IN_SCRATCH := scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cd "$$scratch" &&
+PYTHON_HERE := "$(CURDIR)/$(BIN)/python"
+SPHINX := $(PYTHON_HERE) -m sphinx -W --keep-going --quiet
+
+.PHONY: docs
+docs: $(VENV)/installed-docs ## build docs/_build/html and run the examples of the docs and the README
+	$(SPHINX) -b html docs docs/_build/html
+	$(IN_SCRATCH) $(SPHINX) -b doctest "$(CURDIR)/docs" "$(CURDIR)/docs/_build/doctest"
+	$(IN_SCRATCH) $(PYTHON_HERE) -m doctest "$(CURDIR)/README.rst"
+
+.PHONY: clean
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build dist *.egg-info docs/_build
+	rm -rf .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
