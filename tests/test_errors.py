@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 
@@ -38,11 +39,8 @@ def test_survive_pickling_and_copying(error: Exception, protocol: int) -> None:
 def test_the_tree() -> None:
     for error in EXAMPLES:
         assert isinstance(error, errors.DurableDictError)
-    assert {type(error) for error in EXAMPLES if isinstance(error, ValueError)} == {
-        errors.EncoderError,
-        errors.EncodingError,
-        errors.DecodingError,
-    }
+    value_errors: set[type] = {type(error) for error in EXAMPLES if isinstance(error, ValueError)}
+    assert value_errors == {errors.EncoderError, errors.EncodingError, errors.DecodingError}
     assert issubclass(errors.EncodingError, errors.EncoderError)
     assert issubclass(errors.DecodingError, errors.EncoderError)
     assert not issubclass(errors.EncodingError, errors.DecodingError)
@@ -72,4 +70,5 @@ def test_missing_is_one_readable_object() -> None:
         assert pickle.loads(pickle.dumps(MISSING, protocol)) is MISSING
     assert copy.copy(MISSING) is MISSING
     assert copy.deepcopy([MISSING])[0] is MISSING
-    assert MISSING not in (None, 0, "", False)
+    others: list[Any] = [None, 0, "", False]
+    assert MISSING not in others
