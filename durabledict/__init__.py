@@ -1,0 +1,84 @@
+"""Dicts that live in a store many processes share, and never go on serving old data.
+
+>>> from durabledict import MemoryDict, MemoryStorage
+>>> storage = MemoryStorage()
+>>> settings, elsewhere = MemoryDict(storage=storage), MemoryDict(storage=storage)
+>>> settings["theme"] = "dark"
+>>> elsewhere["theme"]
+'dark'
+
+A backend's module is imported when its name is first used, and its driver with it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .base import Changes, Commit, ConnectionDurableDict, DurableDict, Undecodable
+from .encoding import (
+    CompressedEncoding,
+    DefaultEncoding,
+    Encoder,
+    JSONEncoding,
+    NoOpEncoding,
+    PickleEncoding,
+    RestrictedPickleEncoding,
+    SignedEncoding,
+)
+from .errors import (
+    MISSING,
+    ConflictError,
+    DecodingError,
+    DurableDictError,
+    EncoderError,
+    EncodingError,
+    NonUniqueKeyError,
+)
+from .opening import open, register_scheme
+
+if TYPE_CHECKING:
+    from .memory import MemoryDict, MemoryStorage
+    from .sqlite import SqliteDict
+
+__version__ = "1.0.0.dev0"
+
+__all__ = [
+    "MISSING",
+    "Changes",
+    "Commit",
+    "CompressedEncoding",
+    "ConflictError",
+    "ConnectionDurableDict",
+    "DecodingError",
+    "DefaultEncoding",
+    "DurableDict",
+    "DurableDictError",
+    "Encoder",
+    "EncoderError",
+    "EncodingError",
+    "JSONEncoding",
+    "MemoryDict",
+    "MemoryStorage",
+    "NoOpEncoding",
+    "NonUniqueKeyError",
+    "PickleEncoding",
+    "RestrictedPickleEncoding",
+    "SignedEncoding",
+    "SqliteDict",
+    "Undecodable",
+    "open",
+    "register_scheme",
+]
+
+_BACKENDS = {"MemoryDict": "memory", "MemoryStorage": "memory", "SqliteDict": "sqlite"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BACKENDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_BACKENDS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_BACKENDS})

@@ -1,0 +1,169 @@
+"""Put an encoding to work for one entry: bind it, name the key in errors, fall back to the old one.
+
+The encodings themselves are in `encoding.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from .errors import MISSING, DecodingError, EncodingError
+
+__all__ = ["check_encodings", "decode", "encode", "plain", "prepare"]
+
+logger = logging.getLogger("durabledict.encoding")
+
+
+def check_encodings(encoding: Any, old_encoding: Any, allow_unsigned: bool) -> None:
+    """Refuse what is no encoding, and an old encoding that undoes what a signature is for.
+
+    :raises TypeError: no `encode` or no `decode`, or a class that has to be instantiated first
+    :raises ValueError: the old encoding of a signed one runs code, and `allow_unsigned` is false
+
+    """
+    for name, given in (("encoding", encoding), ("old_encoding", old_encoding)):
+        if given is None and name == "old_encoding":
+            continue
+        methods = [getattr(given, "encode", None), getattr(given, "decode", None)]
+        if not all(map(callable, methods)):
+            raise TypeError(f"{name}={_shown(given)} has no encode() and decode()")
+        if isinstance(given, type) and not all(map(_takes_one, methods)):
+            raise TypeError(
+                f"{name}={_shown(given)} is a class whose encode() and decode() need an instance: "
+                f"write {name}={_shown(given)}(...)"
+            )
+    if old_encoding is None or not getattr(encoding, "signs", False):
+        return
+    # An encoding that does not say is one that nobody has looked at: taken for the worse.
+    if getattr(old_encoding, "executes_code", True):
+        if not allow_unsigned:
+            raise ValueError(
+                f"old_encoding={_shown(old_encoding)} would load pickles that nobody signed, "
+                "which is what the signed encoding is there to prevent. Where only you have been "
+                "able to write to the store so far, pass allow_unsigned=True, call migrate(), and "
+                "take old_encoding away again"
+            )
+        logger.warning(
+            "unsigned payloads are read with %s (allow_unsigned=True); call migrate() and take "
+            "old_encoding away",
+            _shown(old_encoding),
+        )
+
+
+def encode(encoding: Any, keyspace: str, key: object, value: object) -> Any:
+    """Return the payload of `value`.
+
+    :raises EncodingError: naming the key; nothing has been sent anywhere
+
+    """
+    try:
+        return _bound(encoding, keyspace, key).encode(value)
+    except Exception as error:
+        raise EncodingError(f"{_named(key)} cannot be encoded: {_reason(error)}") from error
+
+
+def decode(encoding: Any, old_encoding: Any, keyspace: str, key: object, payload: Any) -> Any:
+    """Return the value of `payload`, which may be of the old encoding.
+
+    :raises DecodingError: naming the key, with the reason that the new encoding gave
+
+    """
+    try:
+        return _bound(encoding, keyspace, key).decode(_shaped(payload, encoding))
+    except Exception as error:
+        first = error
+    try:
+        if old_encoding is not None and not _is_of(encoding, payload):
+            return _bound(old_encoding, keyspace, key).decode(_shaped(payload, old_encoding))
+    except Exception as error:
+        logger.debug("key %r is not of the old encoding either: %s", key, error)
+    raise DecodingError(f"{_named(key)} cannot be decoded: {_reason(first)}") from first
+
+
+def plain(encoding: Any) -> tuple[type | None, Any]:
+    """Return the type of payload that `encoding.decode` takes as it is, and that function.
+
+    The type is None where each key needs more than that.
+
+    """
+    if getattr(encoding, "bind", None) is not None:
+        return None, None
+    shapes = {True: str, False: bytes}
+    return shapes.get(getattr(encoding, "text", False)), encoding.decode
+
+
+def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[Any, Any]:
+    """Return the payload to store and the value that reading it back gives.
+
+    The local copy gets the second, so that later changes to the caller's object are not mistaken
+    for stored ones. Values of the types that the encoding names `immutable` are their own.
+
+    :raises EncodingError: naming the key, also when the payload cannot be read back
+
+    """
+    payload = encode(encoding, keyspace, key, value)
+    if type(value) in getattr(encoding, "immutable", ()):
+        return payload, value
+    try:
+        return payload, decode(encoding, None, keyspace, key, payload)
+    except DecodingError as error:
+        # Its own message names the key as well; the reason is in what caused it.
+        raise EncodingError(
+            f"{_named(key)} could be encoded, but not be read back: {_reason(error.__cause__)}"
+        ) from error
+
+
+def _named(key: object) -> str:
+    return "the value" if key is MISSING else f"the value of key {key!r}"
+
+
+def _bound(encoding: Any, keyspace: str, key: object) -> Any:
+    bind = getattr(encoding, "bind", None)
+    return encoding if bind is None else bind(keyspace, key)
+
+
+def _is_of(encoding: Any, payload: Any) -> bool:
+    """Whether a payload carries the encoding's own header: then the old one is not asked."""
+    recognizes = getattr(encoding, "recognizes", None)
+    if recognizes is None:
+        return False
+    try:
+        shaped = _shaped(payload, encoding)
+    except UnicodeError:
+        return False  # bytes to an encoding that writes text, and no text
+    return bool(recognizes(shaped))
+
+
+def _shaped(payload: Any, encoding: Any) -> Any:
+    """Hand text to text encodings and bytes to the others, whatever the store's column gives."""
+    text = getattr(encoding, "text", False)
+    if text and isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload).decode("utf-8")
+    if text is False and isinstance(payload, str):
+        return payload.encode("utf-8")
+    return payload
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, (EncodingError, DecodingError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _shown(encoding: object) -> str:
+    return encoding.__qualname__ if isinstance(encoding, type) else repr(encoding)
+
+
+def _takes_one(method: Any) -> bool:
+    """Whether a method can be called with a value alone; True where it does not tell."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""`open(url)`: from a URL to a dict, and the register of schemes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from .base import DurableDict
+
+__all__ = ["open", "register_scheme"]
+
+# What DurableDict itself takes; a backend's **options are these.
+_COMMON = [
+    name
+    for name, parameter in inspect.signature(DurableDict.__init__).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+]
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    module: str
+    name: str
+    extra: str | None
+    driver: str | None
+
+
+_schemes: dict[str, _Scheme] = {
+    "memory": _Scheme("durabledict.memory", "MemoryDict", None, None),
+    "sqlite": _Scheme("durabledict.sqlite", "SqliteDict", None, None),
+}
+
+
+def register_scheme(
+    scheme: str, target: str, *, extra: str | None = None, driver: str | None = None
+) -> None:
+    """Make `open` know a scheme; the backend's module is imported when a URL asks for it.
+
+    >>> register_scheme("folder", "mypackage.folderdict:FolderDict")
+
+    :param scheme: what stands before ``://``
+    :param target: ``"module:Class"``; the class has a ``from_url(url, **options)``
+    :param extra: the extra of durabledict that brings the driver
+    :param driver: the name of the driver's package, for the message when it is missing
+
+    """
+    module, separator, name = target.partition(":")
+    if not (module and separator and name):
+        raise ValueError(f'target={target!r}: write "module:Class"')
+    _schemes[scheme] = _Scheme(module, name, extra, driver)
+
+
+def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
+    """Open the dict that a URL names.
+
+    ========================  ==========================================================
+    URL                       dict
+    ========================  ==========================================================
+    ``memory://``             `MemoryDict` with a storage of its own
+    ``memory://name``         `MemoryDict`, the same storage for all of that name
+    ``sqlite:///path``        `SqliteDict`; four slashes for an absolute path
+    ========================  ==========================================================
+
+    >>> import durabledict
+    >>> d = durabledict.open("memory://", autosync=5.0)
+    >>> durabledict.open("memory://", autosnyc=5.0)
+    Traceback (most recent call last):
+    TypeError: memory:// has no option 'autosnyc'; there are: autosync, encoding, old_encoding,
+    storage, on_outage, max_stale, allow_unsigned
+
+    :param url: the scheme says which class, the rest where the store is
+    :param options: keywords of that class; none go into the URL
+    :raises ValueError: an unknown scheme, or options in the URL
+    :raises TypeError: an unknown option
+    :raises ImportError: the scheme's driver is not installed; it names the remedy
+
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _schemes:
+        raise ValueError(
+            f"{url!r}: the schemes are {', '.join(f'{s}://' for s in sorted(_schemes))}"
+        )
+    if "?" in rest:
+        raise ValueError(
+            f"{url!r}: options go into keywords, as in open({scheme}://..., timeout=1.0)"
+        )
+    target = _load(scheme)
+    _check_options(scheme, target, options)
+    opened = target.from_url(url, **options)
+    assert isinstance(opened, DurableDict)
+    return opened
+
+
+def _load(scheme: str) -> Any:
+    entry = _schemes[scheme]
+    try:
+        return getattr(importlib.import_module(entry.module), entry.name)
+    except ModuleNotFoundError as error:
+        if entry.driver is None or error.name == entry.module:
+            raise
+        message = f"{scheme}:// needs the package {entry.driver}: pip install {entry.driver}"
+        if entry.extra is not None:
+            message += f", or install durabledict with its extra [{entry.extra}]"
+        raise ImportError(message, name=error.name) from error
+
+
+def _check_options(scheme: str, target: Any, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(target.__init__).parameters
+    # What stands in the URL is positional: the first parameters without a default.
+    known = [
+        name
+        for name, parameter in parameters.items()
+        if name != "self" and parameter.default is not inspect.Parameter.empty
+    ]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        known += [name for name in _COMMON if name not in known]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"{scheme}:// has no option {option!r}; there are: {', '.join(known)}")

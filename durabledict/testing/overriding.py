@@ -1,0 +1,77 @@
+"""Show other values in a durable dict for the length of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ContextDecorator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..keys import canonical_key
+from ..localcopy import LocalCopy
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["override"]
+
+
+D = TypeVar("D", bound=LocalCopy[Any, Any])
+
+
+class override(ContextDecorator, Generic[D]):  # noqa: N801  # read as a verb, as unittest.mock.patch is
+    """Show `values` in place of what the store holds; a context manager and a decorator.
+
+    Local to this process, and nothing is written. Syncs go on underneath: at the end every key
+    shows what the store holds then. Overrides nest; `MISSING` as a value hides a key. A write to
+    an overridden key goes to the store as always, and is seen here when the override ends.
+
+    >>> from durabledict import MemoryDict
+    >>> flags = MemoryDict()
+    >>> flags["checkout"] = "old"
+    >>> with override(flags, checkout="new", banner=True):
+    ...     flags["checkout"], flags["banner"]
+    ('new', True)
+    >>> flags
+    {'checkout': 'old'}
+
+    :param durable: the dict
+    :param values: key -> value, where keys are not names
+    :param named: further values
+    :raises TypeError: not a durable dict, or a key of a class that no store holds
+
+    """
+
+    def __init__(
+        self, durable: D, values: Mapping[Any, Any] | None = None, /, **named: Any
+    ) -> None:
+        if not isinstance(durable, LocalCopy):
+            raise TypeError(f"override takes a durable dict, not {type(durable).__name__}")
+        self._durable = durable
+        self._values = {
+            canonical_key(key): value for key, value in {**(values or {}), **named}.items()
+        }
+        self._entered: list[dict[Any, Any]] = []
+
+    def __enter__(self) -> D:
+        layer = dict(self._values)
+        self._entered.append(layer)
+        durable = self._durable
+        with durable._copy_lock:
+            durable._overrides.append(layer)
+            replaced = durable._show_overrides()
+        del replaced  # finalizers run outside the lock
+        return durable
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        layer = self._entered.pop()
+        durable = self._durable
+        with durable._copy_lock:
+            # By identity: two overrides may say the same.
+            durable._overrides = [other for other in durable._overrides if other is not layer]
+            replaced = durable._show_overrides()
+        del replaced

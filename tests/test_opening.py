@@ -1,0 +1,140 @@
+"""`durabledict.open`, and what importing the package does not do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import durabledict
+from durabledict import MemoryDict, SqliteDict
+from durabledict.opening import _schemes
+
+
+@pytest.fixture
+def _schemes_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme, entry in _schemes.items():
+        monkeypatch.setitem(_schemes, scheme, entry)
+
+
+def test_memory() -> None:
+    assert isinstance(durabledict.open("memory://"), MemoryDict)
+    a = durabledict.open("memory://shared", autosync=5.0)
+    assert a.autosync == 5.0
+    a["k"] = 1
+    assert durabledict.open("memory://shared") == {"k": 1}
+    assert durabledict.open("memory://other") == {}
+    assert durabledict.open("memory://") == {}
+
+
+def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with durabledict.open("sqlite:///relative.sqlite", keyspace="flags") as d:
+        assert isinstance(d, SqliteDict)
+        assert d.path == str(tmp_path / "relative.sqlite")
+        assert d.keyspace == "flags"
+        d["k"] = 1
+    with durabledict.open(f"sqlite:///{tmp_path}/relative.sqlite", keyspace="flags") as d:
+        assert d == {"k": 1}
+    for bad in ("sqlite://", "sqlite:///", "sqlite://relative.sqlite"):
+        with pytest.raises(ValueError, match="sqlite:///relative/path"):
+            durabledict.open(bad)
+
+
+@pytest.mark.parametrize("url", ["redsi://host", "plain", "", "://", "sqlite"])
+def test_an_unknown_scheme_is_told_which_there_are(url: str) -> None:
+    with pytest.raises(ValueError, match=r"memory://, sqlite://"):
+        durabledict.open(url)
+
+
+def test_an_unknown_option_is_told_which_there_are() -> None:
+    with pytest.raises(TypeError, match=r"no option 'autosnyc'.*autosync.*storage.*max_stale"):
+        durabledict.open("memory://", autosnyc=True)
+    with pytest.raises(TypeError, match=r"no option 'storage'.*keyspace.*timeout.*on_outage"):
+        durabledict.open("sqlite:///x", storage={})
+    with pytest.raises(TypeError, match=r"no option 'path'"):
+        durabledict.open("sqlite:///x", path="y")
+
+
+def test_options_in_the_url_are_refused() -> None:
+    with pytest.raises(ValueError, match="keywords"):
+        durabledict.open("sqlite:///x.sqlite?timeout=5")
+
+
+@pytest.mark.usefixtures("_schemes_as_they_were")
+class TestRegistering:
+    def test_a_scheme_of_somebodys_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Mine(MemoryDict[Any, Any]):
+            @classmethod
+            def from_url(cls, url: str, **options: Any) -> Mine:
+                assert url == "mine://place"
+                return cls(**options)
+
+        module = types.ModuleType("somebodys_module")
+        vars(module)["Mine"] = Mine
+        monkeypatch.setitem(sys.modules, "somebodys_module", module)
+        durabledict.register_scheme("mine", "somebodys_module:Mine")
+        assert isinstance(durabledict.open("mine://place", autosync=False), Mine)
+        with pytest.raises(ValueError, match=r"module:Class"):
+            durabledict.register_scheme("bad", "somebodys_module")
+
+    def test_a_missing_driver_is_named_with_the_remedy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "needs_a_driver.py").write_text("import a_driver_that_is_not_there\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        durabledict.register_scheme(
+            "needs", "needs_a_driver:Dict", extra="needs", driver="a-driver"
+        )
+        with pytest.raises(ImportError, match=r"pip install a-driver.*\[needs\]"):
+            durabledict.open("needs://x")
+        durabledict.register_scheme("needs", "needs_a_driver:Dict", driver="a-driver")
+        with pytest.raises(ImportError, match=r"pip install a-driver$"):
+            durabledict.open("needs://x")
+
+    def test_a_missing_module_is_its_own_error(self) -> None:
+        durabledict.register_scheme("gone", "a_module_that_is_not_there:Dict", driver="a-driver")
+        with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+            durabledict.open("gone://x")
+
+
+class TestImporting:
+    def run(self, code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout.strip()
+
+    def test_a_backend_is_imported_when_its_name_is_used(self) -> None:
+        code = (
+            "import sys, durabledict\n"
+            "names = lambda: [n for n in ('sqlite3', 'durabledict.sqlite', 'durabledict.memory') "
+            "if n in sys.modules]\n"
+            "print(names()); durabledict.MemoryDict; print(names()); "
+            "durabledict.SqliteDict; print(names())"
+        )
+        assert self.run(code).splitlines() == [
+            "[]",
+            "['durabledict.memory']",
+            "['sqlite3', 'durabledict.sqlite', 'durabledict.memory']",
+        ]
+
+    def test_no_third_party_package_is_imported_nor_pytest_by_the_suite(self) -> None:
+        code = (
+            "import sys, os; base = set(sys.modules)\n"
+            "import durabledict, durabledict.sqlite, durabledict.memory, durabledict.testing\n"
+            "new = {n.partition('.')[0] for n in set(sys.modules) - base}\n"
+            "print(sorted(new - set(sys.stdlib_module_names) - {'durabledict'}))"
+        )
+        assert self.run(code) == "[]"
+
+    def test_names(self) -> None:
+        assert set(durabledict.__all__) <= set(dir(durabledict))
+        for name in durabledict.__all__:
+            assert getattr(durabledict, name) is not None
+        with pytest.raises(AttributeError, match="RedsiDict"):
+            durabledict.RedsiDict  # noqa: B018  # that is the test
