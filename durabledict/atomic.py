@@ -35,6 +35,7 @@ IMMUTABLE = (
 
 
 def _fetched(durable: DurableDict[Any, Any], key: Any) -> tuple[Any, Any]:
+    durable._require_open()
     value, proof = durable._fetch(key)
     if isinstance(value, Undecodable):
         raise value.error.with_traceback(None)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from . import atomic, coder, reading
 from .changes import Changes, Commit, Undecodable, chained, differs
+from .durations import seconds
 from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, EncoderError, EncodingError, Missing
 from .keys import canonical_key
@@ -158,7 +159,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         if not self._has_compare_and_set():
             # depersist() of a four-method class does not say whether the key was there.
             self._compare()
-            if not dict.__contains__(self, key) and key not in self._undecodable:
+            if self._store_side(key) is MISSING and key not in self._undecodable:
                 raise KeyError(key)
         return self.depersist(key)
 
@@ -262,22 +263,23 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """Store every value once more, in the current encoding; return how many.
 
         Costs one read and one commit a key. It may run while others write, and again after it
-        was stopped: a key that somebody else writes meanwhile keeps what they wrote. Undecodable
-        keys are left as they are.
+        was stopped: a key that somebody else writes meanwhile keeps what they wrote (but in a
+        backend without `_compare_and_set`). Undecodable keys are left as they are.
 
         """
         self.sync(force=True)
         count = 0
-        for key in list(dict.fromkeys(self._lists()[0])):
+        shown = dict.fromkeys([*self._keys(), *self._covered])
+        for key in [key for key in shown if self._store_side(key) is not MISSING]:
             if self._has_compare_and_set():
                 try:
                     count += atomic.rewrite(self, key)
                 except DecodingError:
                     continue  # written since by somebody whose values this process cannot read
             else:
-                value = dict.get(self, key, MISSING)
-                if value is not MISSING:
-                    self._write(partial(self.persist, key, value))
+                value = self._store_side(key)
+                if not isinstance(value, Missing):
+                    self._write(partial(self._persist, key, value))
                     count += 1
         return count
 
@@ -364,14 +366,17 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :return: the watch, which `stop` or `close` ends
 
         """
-        seconds = interval.total_seconds() if isinstance(interval, timedelta) else interval
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        between = seconds(interval)
+        if between is None or between <= 0:
             raise TypeError(f"interval={interval!r}: write seconds above 0, or a timedelta")
         self._require_open()
         if self._watch is not None:
             self._watch.stop()
         self._interrupted.clear()
-        self._watch = Watch(self, float(seconds))
+        with self._copy_lock:
+            self._watch_lost = False
+            self._settle()
+        self._watch = Watch(self, between)
         return self._watch
 
     def close(self) -> None:
@@ -488,10 +493,11 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         if self._has_compare_and_set():
             return atomic.setdefault(self, key, default)
         self._compare()
-        if not dict.__contains__(self, key):
+        if self._store_side(key) is MISSING:
             self._persist(key, default)
             self._compare(force=True)
-        return dict.get(self, key, default)
+        value = self._store_side(key)
+        return default if value is MISSING else value
 
     def _pop(self, key: K) -> Any:
         """Remove the key; return a `Commit` with the `value` that was there, or raise KeyError.
@@ -503,7 +509,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             return atomic.pop(self, key)
         self._compare()
         self._require_decodable(key)
-        value = dict.get(self, key, MISSING)
+        value = self._store_side(key)
         if value is MISSING:
             raise KeyError(key)
         self.depersist(key)
@@ -558,6 +564,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         try:
             return coder.decode(self.encoding, self.old_encoding, self.keyspace, key, payload)
         except DecodingError as error:
+            # It is kept: without the tracebacks, whose frames hold the caller's local variables.
+            for kept in (error, error.__cause__):
+                if kept is not None:
+                    kept.__traceback__ = kept.__context__ = None
             return Undecodable(error)
 
     def _decode_all(self, payloads: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -600,19 +610,24 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         self._require_open()
+        refused: Exception | None = None
         try:
-            with self._writers:
-                commit = action()
-            if commit is not None or not conditional:
-                self._accept(commit)
-        except (EncoderError, KeyError, NotImplementedError):
-            raise  # nothing was sent, or nothing was there
+            try:
+                with self._writers:
+                    commit = action()
+            except (EncoderError, KeyError, NotImplementedError) as error:
+                refused = error  # nothing was sent, or nothing was there
+            else:
+                if commit is not None or not conditional:
+                    self._accept(commit)
         except BaseException:
             # It may have been sent, and may still arrive (rule 0.4).
             self._doubt()
             raise
         finally:
             self._feed.deliver()
+        if refused is not None:
+            raise refused
         return commit
 
     def _persist(self, key: K, value: V) -> Commit[K, V] | None:
@@ -659,7 +674,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         self._interrupted = threading.Event()
         if not self._has_compare_and_set():
             self._writers = threading.RLock()
-        if self._watch is not None:
+        if self._watch is not None and not self._watch._stopping.is_set():
             with self._copy_lock:
                 self._watch_lost = True
                 self._settle()
@@ -669,7 +684,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             lost, self._watch_lost = self._watch_lost, False
             self._settle()
         if lost and self._watch is not None:
-            self._watch = Watch(self, self._watch.interval)
+            self._watch._start()
 
 
 class ConnectionDurableDict(DurableDict[K, V]):
@@ -707,10 +722,15 @@ def _forget(identity: int, _: object) -> None:
 
 
 def _mark_after_fork() -> None:
+    reading.after_fork()
     for reference in list(_living.values()):
         durable = reference()
         if durable is not None:
-            durable._after_fork()
+            try:
+                durable._after_fork()
+            except Exception:
+                # The others must be marked all the same, or they hang at their first lock.
+                logger.exception("a %s cannot be used in this process", type(durable).__name__)
 
 
 if hasattr(os, "register_at_fork"):

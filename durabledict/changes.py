@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +18,9 @@ __all__ = ["Changes", "Commit", "Difference", "Undecodable", "chained", "differs
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+# Exact types whose `==` says all there is to say.
+_PLAIN = frozenset({int, str, bytes, bool, type(None)})
 
 
 @dataclass(frozen=True)
@@ -100,21 +104,24 @@ def differs(old: object, new: object) -> bool:
     """Return whether a reader could tell `new` from `old`.
 
     The same object does not differ, another type does (1 and True are equal, yet not the same
-    setting), and so do objects whose `==` raises or has no truth value.
+    setting). Other values are compared by what they pickle to: an `==` may look at an id alone,
+    as that of a database row does, and is no reason to go on serving the old one. Equal values
+    that pickle differently, and what does not pickle, are taken to differ, which costs little.
 
-    >>> differs(1, True), differs([1], [1])
-    (True, False)
+    >>> differs(1, True), differs([1], [1]), differs([1], [True])
+    (True, False, True)
 
     """
     if old is new:
         return False
     if type(old) is not type(new):
         return True
+    if type(old) in _PLAIN:
+        return bool(old != new)
     try:
-        equal = bool(old == new)
+        return pickle.dumps(old) != pickle.dumps(new)
     except Exception:
         return True
-    return not equal
 
 
 @dataclass
@@ -139,7 +146,7 @@ class Difference(Generic[K, V]):
         removed: Collection[K],
         moved: Collection[K] = (),
     ) -> Difference[K, V]:
-        """Sort out a delta."""
+        """Sort out a delta, or a commit."""
         written, undecodable = _parted(entries)
         gone = [key for key in removed if key not in entries] + list(undecodable)
         back = [key for key in moved if key in written]
@@ -155,7 +162,7 @@ class Difference(Generic[K, V]):
     ) -> Difference[K, V]:
         """Find what a reload changes; an entry that is the same stays the very object.
 
-        Costs one comparison an entry. It runs user code (`==`), so never under a lock.
+        Costs one comparison an entry. It runs user code (pickling), so never under a lock.
 
         :param held: the keys of the local copy
         :param get: key -> the value that the local copy holds, or MISSING

@@ -176,8 +176,7 @@ class LocalCopy(dict[K, V], Generic[K, V]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, dict):
             return NotImplemented
-        mine = self.copy()
-        return mine == (other.copy() if isinstance(other, LocalCopy) else other)
+        return self.copy() == other
 
     def __ne__(self, other: object) -> bool:
         equal = self.__eq__(other)
@@ -227,6 +226,11 @@ class LocalCopy(dict[K, V], Generic[K, V]):
         if self._covered:
             written, removed = self._divert(written, removed)
         old = {key: dict.get(self, key, MISSING) for key in chain(written, removed)}
+        # Taken away until they are in step again: what is raised midway (a signal's exception, no
+        # memory) must not leave one behind that is wrong for ever.
+        twin, self._twin = self._twin, None
+        key_list, self._key_list = self._key_list, None
+        value_list, self._value_list = self._value_list, None
         # These were gone from the store for a while, so they may be so here for a moment.
         moved = [key for key in difference.moved if key in written]
         for key in moved:
@@ -235,10 +239,9 @@ class LocalCopy(dict[K, V], Generic[K, V]):
         dict.update(self, written)
         for key in removed:
             dict.pop(self, key, None)
-        dropped = self._drop_lists(
-            moved or removed or any(value is MISSING for value in old.values())
-        )
-        old_twin = self._follow(moved, written, removed)
+        self._twin = self._follow(twin, moved, written, removed)
+        if not (moved or removed or any(value is MISSING for value in old.values())):
+            self._key_list = key_list
         if difference.complete:
             self._undecodable = difference.undecodable
         elif self._undecodable or difference.undecodable:
@@ -249,33 +252,25 @@ class LocalCopy(dict[K, V], Generic[K, V]):
             self._feed.put([(key, value, written.get(key, MISSING)) for key, value in old.items()])
         self._generation += 1
         self.last_synced = stamp
-        return old, dropped, old_twin
-
-    def _drop_lists(self, keys_too: object) -> object:
-        """Forget the lists of the state before; return them, for the values that they hold."""
-        dropped = self._value_list, self._key_list
-        self._value_list = None
-        if keys_too:
-            self._key_list = None
-        return dropped
+        return old, twin, value_list
 
     def _follow(
-        self, moved: Collection[K], written: Mapping[K, V], removed: Collection[K]
-    ) -> object:
-        """Keep the twin in step, or drop it when nothing was copied since the last apply."""
-        twin = self._twin
-        if twin is None:
+        self,
+        twin: dict[K, V] | None,
+        moved: Collection[K],
+        written: Mapping[K, V],
+        removed: Collection[K],
+    ) -> dict[K, V] | None:
+        """Bring the twin in step; None when nothing was copied since the last apply."""
+        if twin is None or not self._twin_used:
             return None
-        if not self._twin_used:
-            self._twin = None
-            return twin
         self._twin_used = False
         for key in moved:
             twin.pop(key, None)
         twin.update(written)
         for key in removed:
             twin.pop(key, None)
-        return None
+        return twin
 
     def _divert(self, written: dict[K, V], removed: list[K]) -> tuple[dict[K, V], list[K]]:
         """Keep covered keys as they are; remember what the store says about them."""
@@ -310,9 +305,9 @@ class LocalCopy(dict[K, V], Generic[K, V]):
         for key, value in shown.items():
             if isinstance(value, Missing):
                 dict.pop(self, key, None)
-        twin, self._twin = self._twin, None
-        self._generation += 1
-        return old, self._drop_lists(True), twin
+        dropped = self._twin, self._value_list
+        self._twin = self._key_list = self._value_list = None
+        return old, dropped
 
 
 def _shown(value: object) -> str:

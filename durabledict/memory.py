@@ -33,6 +33,8 @@ HISTORY = 1000
 
 Stamp = tuple[int, int]
 
+_finding = threading.RLock()
+
 
 class MemoryStorage:
     """The store of `MemoryDict`: payloads, a stamp, and the keys of the last commits.
@@ -48,7 +50,10 @@ class MemoryStorage:
 
     def __init__(self, entries: dict[Any, Any] | None = None) -> None:
         self.entries: dict[Any, Any] = {} if entries is None else entries
-        self.changed = threading.Condition(threading.Lock())
+        # Re-entrant, since a finalizer may run in any thread at any time; and never entered
+        # through the Condition, whose __enter__ is Python code that a signal can interrupt.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self._version = 0
         self._nonce = random.getrandbits(62)
         self._history: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=HISTORY)
@@ -56,12 +61,14 @@ class MemoryStorage:
     @classmethod
     def over(cls, entries: dict[Any, Any]) -> MemoryStorage:
         """Return the storage that keeps its payloads in `entries`, the same one each time."""
-        return cls._over.setdefault(id(entries), cls(entries))
+        with _finding:
+            return cls._over.setdefault(id(entries), cls(entries))
 
     @classmethod
     def named(cls, name: str) -> MemoryStorage:
         """Return the storage of that name, as long as some dict uses it."""
-        return cls._named.setdefault(name, cls())
+        with _finding:
+            return cls._named.setdefault(name, cls())
 
     @property
     def stamp(self) -> Stamp:
@@ -89,8 +96,9 @@ class MemoryStorage:
 
     def after_fork(self) -> None:
         """Replace the lock; one that was held stands for a commit of which a half may be here."""
-        half = not self.changed.acquire(blocking=False)
-        self.changed = threading.Condition(threading.Lock())
+        half = not self.lock.acquire(blocking=False)
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         if half:
             self._version += 1
             self._history.clear()
@@ -151,14 +159,14 @@ class MemoryDict(DurableDict[K, V]):
 
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded."""
-        with self.storage.changed:
+        with self.storage.lock:
             payloads = list(self.storage.entries.items())
         return self._decode_all(payloads)
 
     def changes(self, since: Stamp) -> Changes[K, V] | None:
         """Return the changes since a stamp, from the keys of the last thousand commits."""
         storage = self.storage
-        with storage.changed:
+        with storage.lock:
             keys = storage.keys_since(since)
             if keys is None:
                 return None
@@ -192,13 +200,13 @@ class MemoryDict(DurableDict[K, V]):
         )
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
-        with self.storage.changed:
+        with self.storage.lock:
             payload = self.storage.entries.get(key, MISSING)
         return MISSING if payload is MISSING else self._decode(payload, key), payload
 
     def _compare_and_set(self, key: K, value: V | Missing, proof: Any) -> Commit[K, V] | None:
         payloads, written = ({}, {}) if value is MISSING else self._prepare_all({key: value})
-        with self.storage.changed:
+        with self.storage.lock:
             # The very object that was read. One that was taken away and put back meanwhile is
             # still the value that the caller saw.
             if self.storage.entries.get(key, MISSING) is not proof:
@@ -213,7 +221,7 @@ class MemoryDict(DurableDict[K, V]):
     def wait(self, since: Any, timeout: float) -> bool:
         """Return True as soon as the stamp is no longer `since`: a commit wakes this up."""
         storage = self.storage
-        with storage.changed:
+        with storage.lock:
             storage.changed.wait_for(
                 lambda: storage.stamp != since or self._interrupted.is_set(), timeout
             )
@@ -221,7 +229,7 @@ class MemoryDict(DurableDict[K, V]):
 
     def _interrupt_wait(self) -> None:
         super()._interrupt_wait()
-        with self.storage.changed:
+        with self.storage.lock:
             self.storage.changed.notify_all()
 
     def _after_fork(self) -> None:
@@ -242,7 +250,7 @@ class MemoryDict(DurableDict[K, V]):
         choose: Any,
     ) -> Commit[K, V]:
         """Write in one step; `choose` names the keys to remove, given all that are stored."""
-        with self.storage.changed:
+        with self.storage.lock:
             before = self.storage.stamp
             removed = choose(self.storage.entries)
             # Dropping the last reference to a value runs its finalizer, which may come back

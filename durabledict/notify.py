@@ -38,10 +38,11 @@ class ChangeFeed(Generic[K, V]):
 
     def __init__(self) -> None:
         self._subscriptions: tuple[_Subscription[K, V], ...] = ()
-        self._edit = threading.Lock()
-        self._queue: deque[
-            tuple[tuple[_Subscription[K, V], ...], list[tuple[K, V | Missing, V | Missing]]]
-        ] = deque()
+        # Re-entrant: a finalizer, which may run at any time, may subscribe or unsubscribe.
+        self._edit = threading.RLock()
+        self._queue: deque[tuple[tuple[_Subscription[K, V], ...], K, V | Missing, V | Missing]] = (
+            deque()
+        )
         self._delivering = threading.Lock()
 
     @property
@@ -70,7 +71,8 @@ class ChangeFeed(Generic[K, V]):
 
     def put(self, changes: Iterable[tuple[K, V | Missing, V | Missing]]) -> None:
         """Queue changes for those who listen now. The caller holds the dict's lock."""
-        self._queue.append((self._subscriptions, list(changes)))
+        subscriptions = self._subscriptions
+        self._queue.extend((subscriptions, key, old, new) for key, old, new in changes)
 
     def deliver(self) -> None:
         """Call the callbacks with all that is queued. The caller holds no lock.
@@ -82,19 +84,20 @@ class ChangeFeed(Generic[K, V]):
 
         """
         while self._queue:
-            if not self._delivering.acquire(blocking=False):
+            delivering = self._delivering  # a callback may fork, which replaces it
+            if not delivering.acquire(blocking=False):
                 return
             try:
                 while self._queue:
-                    subscriptions, changes = self._queue.popleft()
-                    for key, old, new in changes:
-                        self._call(subscriptions, key, old, new)
+                    # One at a time: what a callback raises that ends its thread must not take
+                    # the other changes along.
+                    self._call(*self._queue.popleft())
             finally:
-                self._delivering.release()
+                delivering.release()
 
     def after_fork(self) -> None:
         """Forget locks that a thread of the parent may have held."""
-        self._edit = threading.Lock()
+        self._edit = threading.RLock()
         self._delivering = threading.Lock()
 
     @staticmethod

@@ -77,6 +77,8 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
     :raises ImportError: the scheme's driver is not installed; it names the remedy
 
     """
+    if not isinstance(url, str):
+        raise TypeError(f"open takes a URL, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _schemes:
         raise ValueError(
@@ -84,13 +86,11 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
         )
     if "?" in rest:
         raise ValueError(
-            f"{url!r}: options go into keywords, as in open({scheme}://..., timeout=1.0)"
+            f"{url!r}: options go into keywords, as in open('{scheme}://...', autosync=5.0)"
         )
     target = _load(scheme)
     _check_options(scheme, target, options)
-    opened = target.from_url(url, **options)
-    assert isinstance(opened, DurableDict)
-    return opened
+    return target.from_url(url, **options)  # type: ignore[no-any-return]  # of a class by name
 
 
 def _load(scheme: str) -> Any:

@@ -6,6 +6,7 @@ clock (rule 0.6). No wall clock decides anything; `since` is for people to read.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from dataclasses import dataclass
@@ -49,6 +50,20 @@ def backoff(attempts: int) -> float:
     return delay * random.uniform(1.0, 1.25)
 
 
+def bare(error: BaseException) -> BaseException:
+    """Return an exception like `error`, to be kept, or raised by another thread.
+
+    Without the traceback, whose frames hold the local variables of whoever met the error.
+
+    """
+    try:
+        twin = copy.copy(error)
+    except Exception:
+        # Its class wants other arguments than it keeps in `args`.
+        return type(error).__new__(type(error), *error.args)
+    return twin if type(twin) is type(error) else error
+
+
 class Freshness:
     """What is known about the age of a local copy, and about the outage it may be in."""
 
@@ -72,7 +87,7 @@ class Freshness:
         """Note a comparison that failed."""
         if self.since is None:
             self.since = datetime.now(timezone.utc)
-        self.error = error
+        self.error = bare(error)
         self._attempts += 1
         self.retry_at = reading.monotonic() + backoff(self._attempts)
 
@@ -82,5 +97,6 @@ class Freshness:
 
     def first_report(self) -> bool:
         """Return True once an outage: one line in the log, not thousands."""
-        first, self._logged = not self._logged, True
+        # Where another thread has ended the outage meanwhile, the next one is still to be told.
+        first, self._logged = not self._logged, self.error is not None
         return first

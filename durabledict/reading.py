@@ -121,7 +121,14 @@ class Syncing:
         pass
 
 
-_making = threading.Lock()
+# Re-entrant, since a metaclass of the user's runs under it, and may make a dict.
+_making = threading.RLock()
+
+
+def after_fork() -> None:
+    """Replace a lock that a thread of the parent may have held."""
+    global _making
+    _making = threading.RLock()
 
 
 def syncing_class(native: type) -> type:
@@ -137,7 +144,6 @@ def syncing_class(native: type) -> type:
             if made is None:
                 made = _make_syncing_class(native)
                 native._syncing_class = made  # type: ignore[attr-defined]  # type's own namespace
-    assert isinstance(made, type)
     return made
 
 
@@ -200,6 +206,6 @@ def _make_syncing_class(native: Any) -> type:
         "__class__": property(lambda self: native),
         "_native_of": native,
     }
-    made = type(native)(native.__name__, (Syncing, native), namespace)
-    assert isinstance(made, type)
-    return made
+    for function in (__getitem__, get, __contains__, __len__, _begin_read):
+        function.__qualname__ = f"{native.__qualname__}.{function.__name__}"
+    return type(native)(native.__name__, (Syncing, native), namespace)  # type: ignore[no-any-return]  # of an Any class

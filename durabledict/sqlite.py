@@ -18,7 +18,8 @@ from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
-from .sqlitefile import Connection, SqliteFile
+from .sqliteconnection import Connection
+from .sqlitefile import SqliteFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -147,19 +148,20 @@ class SqliteDict(DurableDict[K, V]):
         One PRAGMA; one SELECT more when somebody wrote to the file since this thread asked last.
 
         """
-        connection = self._file.connection()
-        # Read before the stamp: a commit in between is seen by the next call.
-        version = self._file.data_version(connection)
-        known: tuple[int, Stamp] | None = connection.known
-        if known is not None and known[0] == version:
-            return known[1]
-        stamp = self._stamp(connection)
-        connection.known = (version, stamp)
-        return stamp
+        with self._file.use() as connection:
+            # Read before the stamp: a commit in between is seen by the next call.
+            version = self._file.data_version(connection)
+            known: tuple[int, Stamp] | None = connection.known
+            if known is not None and known[0] == version:
+                return known[1]
+            stamp = self._stamp(connection)
+            connection.known = (version, stamp)
+            return stamp
 
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded, in the order of first insertion."""
-        rows = self._file.rows(self._file.connection(), ENTRIES, (self._place,))
+        with self._file.use() as connection:
+            rows = connection.rows(ENTRIES, (self._place,))
         return self._decode_all((_key(text), payload) for text, payload in rows)
 
     def changes(self, since: Stamp) -> Changes[K, V] | None:
@@ -168,14 +170,13 @@ class SqliteDict(DurableDict[K, V]):
         None when the very commit that gave `since` is not in the file: a backup was restored.
 
         """
-        connection = self._file.connection()
-        with self._file.snapshot(connection):
+        with self._file.snapshot() as connection:
             # Before the first commit there is nothing that could prove anything: no row.
-            proof = connection.execute(PROOF, (self._place, *since)).fetchall()
+            proof = connection.rows(PROOF, (self._place, *since))
             if not proof:
                 return None
             stamp = self._stamp(connection)
-            rows = self._file.rows(connection, CHANGED, (self._place, since[0], self._place))
+            rows = connection.rows(CHANGED, (self._place, since[0], self._place))
         ((last_entry,),) = proof
         stored = ((_key(key), payload) for key, payload, entry in rows if entry is not None)
         return Changes(
@@ -213,7 +214,7 @@ class SqliteDict(DurableDict[K, V]):
         payloads, written = self._prepare_all(entries)
 
         def difference(connection: Connection) -> tuple[dict[str, Any], list[str]]:
-            stored: dict[Any, Any] = dict(self._file.rows(connection, ENTRIES, (self._place,)))
+            stored: dict[Any, Any] = dict(connection.rows(ENTRIES, (self._place,)))
             return (
                 {key: new for key, new in payloads.items() if stored.get(key, MISSING) != new},
                 [key for key in stored if key not in payloads],
@@ -222,7 +223,8 @@ class SqliteDict(DurableDict[K, V]):
         return self._commit(difference, written)
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
-        payload = self._payload(self._file.connection(), encode_key(key))
+        with self._file.use() as connection:
+            payload = self._payload(connection, encode_key(key))
         return MISSING if payload is MISSING else self._decode(payload, key), payload
 
     def _compare_and_set(self, key: K, value: V | Missing, proof: Any) -> Commit[K, V] | None:
@@ -234,10 +236,7 @@ class SqliteDict(DurableDict[K, V]):
             connection: Connection,
         ) -> tuple[dict[str, Any], list[str]] | None:
             stored = self._payload(connection, text)
-            # The type, too: the text '1' and the bytes b'1' are two payloads.
-            if type(stored) is not type(proof) or stored != proof:
-                return None
-            return payloads, removed
+            return (payloads, removed) if stored == proof else None
 
         return self._commit_if(if_unchanged, written)
 
@@ -253,11 +252,11 @@ class SqliteDict(DurableDict[K, V]):
     # -- inside -------------------------------------------------------------------------------
 
     def _stamp(self, connection: Connection) -> Stamp:
-        rows = connection.execute(STAMP, (self._place,)).fetchall()
+        rows = connection.rows(STAMP, (self._place,))
         return rows[0] if rows else NEVER_WRITTEN
 
     def _payload(self, connection: Connection, text: str) -> Any:
-        rows = self._file.rows(connection, PAYLOAD, (self._place, text))
+        rows = connection.rows(PAYLOAD, (self._place, text))
         return rows[0][0] if rows else MISSING
 
     def _prepare_all(self, entries: Mapping[K, Any]) -> tuple[dict[str, Any], dict[K, Any]]:
@@ -265,7 +264,9 @@ class SqliteDict(DurableDict[K, V]):
         payloads, written = {}, {}
         for key, value in entries.items():
             payload, written[key] = self._prepare(key, value)
-            if not isinstance(payload, (str, bytes)):
+            if isinstance(payload, str):
+                _require_utf8(key, payload)
+            elif not isinstance(payload, bytes):
                 raise EncodingError(
                     f"the payload of key {key!r} is of type {type(payload).__name__}: a file "
                     "holds str or bytes, so the encoding has to give one of them"
@@ -293,9 +294,9 @@ class SqliteDict(DurableDict[K, V]):
         :param written: the values as stored, of the keys that `choose` may write
 
         """
-        connection = self._file.connection()
         nonce = random.SystemRandom().getrandbits(62)
-        with self._file.transaction(connection) as transaction:
+        with self._file.transaction() as transaction:
+            connection = transaction.connection
             before = self._stamp(connection)
             chosen = choose(connection)
             if chosen is None:
@@ -304,10 +305,10 @@ class SqliteDict(DurableDict[K, V]):
             if not payloads and not removed:
                 return Commit(before, before)
             place, version = self._place, before[0] + 1
-            connection.executemany(UPSERT, [(place, key, new) for key, new in payloads.items()])
-            connection.executemany(DELETE, [(place, key) for key in removed])
-            connection.executemany(LOG, [(place, version, key) for key in (*payloads, *removed)])
-            connection.execute(COMMIT, (place, version, nonce))
+            connection.many(UPSERT, [(place, key, new) for key, new in payloads.items()])
+            connection.many(DELETE, [(place, key) for key in removed])
+            connection.many(LOG, [(place, version, key) for key in (*payloads, *removed)])
+            connection.rows(COMMIT, (place, version, nonce))
             # Rule 0.4: where COMMIT fails without saying whether it was done, the nonce tells.
             transaction.proof = (PROOF, (place, version, nonce))
         return Commit(
@@ -316,6 +317,13 @@ class SqliteDict(DurableDict[K, V]):
             {key: value for key, value in written.items() if encode_key(key) in payloads},
             [_key(text) for text in removed],
         )
+
+
+def _require_utf8(key: object, payload: str) -> None:
+    try:
+        payload.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
 
 
 def _key(text: str | bytes) -> Any:

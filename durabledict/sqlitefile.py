@@ -5,17 +5,16 @@ docs/internals.rst, section 1. Nothing here knows of dicts.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from .errors import DurableDictError
+from .sqliteconnection import Connection, Connections, Own, is_locked, pauses
 
 __all__ = ["SqliteFile"]
 
@@ -47,70 +46,25 @@ CREATE TABLE durabledict_log (
 """
 
 
-class Connection(sqlite3.Connection):
-    """A connection of one thread."""
-
-    #: What `SqliteDict.last_updated` remembers: (data_version, stamp).
-    known: Any = None
-
-
-class _Connections:
-    """The open connections of one file in one process, of all its threads."""
-
-    def __init__(self) -> None:
-        self._open: list[Connection] = []
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-
-    def add(self, connection: Connection) -> None:
-        with self._lock:
-            self._open.append(connection)
-
-    def discard(self, connection: Connection) -> None:
-        """Close the connection of a thread that has ended."""
-        # Not in a forked child: SQLite forbids to close there what the parent opened.
-        if self._process == os.getpid():
-            with self._lock:
-                self._open = [other for other in self._open if other is not connection]
-            connection.close()
-
-    def close(self) -> None:
-        """Close all; nothing happens in a forked child."""
-        if self._process == os.getpid():
-            with self._lock:
-                closing, self._open = self._open, []
-            for connection in closing:
-                connection.close()
-
-
-class _Handle:
-    """Closes a thread's connection when the thread has ended."""
-
-    def __init__(self, connections: _Connections, connection: Connection) -> None:
-        self._connections = connections
-        self.connection = connection
-
-    def __del__(self) -> None:
-        self._connections.discard(self.connection)
-
-
-class _ThreadsOwn(threading.local):
+class _PerThread(threading.local):
     """What a thread sees of a file: its own connection."""
 
-    handle: _Handle | None = None
+    def __init__(self, connections: Connections) -> None:
+        self.own = Own(connections)
 
 
-class _Transaction:
-    """What has to be found in the file if the COMMIT was done."""
+class Transaction:
+    """A write transaction under way.
 
+    :param connection: its connection
+
+    """
+
+    #: A query with a row if the COMMIT was done.
     proof: tuple[str, tuple[Any, ...]] | None = None
 
-
-def _text_or_bytes(stored: bytes) -> str | bytes:
-    try:
-        return stored.decode("utf-8")
-    except UnicodeDecodeError:
-        return stored
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
 
 
 class SqliteFile:
@@ -127,87 +81,32 @@ class SqliteFile:
             raise ValueError(f"path={path!r} is no file; for a dict in memory there is MemoryDict")
         self.path = os.path.abspath(given)
         self.timeout = timeout
-        self._closed = False
-        self._begin()
         self._require_writable()
-        self._create_tables(self.connection())
+        self._begin()
+        with self.use() as connection:
+            self._create_tables(connection)
 
     # -- connections --------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Start with no connection."""
-        self._threads_own = _ThreadsOwn()
-        self._connections = _Connections()
+        self._connections = Connections(self.path, self.timeout, _prepare)
+        self._per_thread = _PerThread(self._connections)
         # For a dict that is dropped without close(), and at the end of the process.
         weakref.finalize(self, self._connections.close)
 
-    def connection(self) -> Connection:
-        """Return this thread's connection, opened at the first call."""
-        handle = self._threads_own.handle
-        if handle is None:
-            handle = self._threads_own.handle = _Handle(self._connections, self._connect())
-        return handle.connection
-
-    def _connect(self) -> Connection:
-        if self._closed:
-            raise RuntimeError(f"the dict over {self.path} is closed")
-        # Used by its own thread alone; close() and the end of the thread come from others.
-        connection = sqlite3.connect(
-            self.path,
-            timeout=self.timeout,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=Connection,
-        )
-        try:
-            self._prepare(connection)
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise ValueError(f"{self.path} is not an SQLite database: {error}") from error
-        except BaseException:
-            connection.close()
-            raise
-        self._connections.add(connection)
-        return connection
-
-    def _prepare(self, connection: Connection) -> None:
-        """Make sure of WAL, which any program can switch off while nobody has the file open."""
-        mode = self._patiently(connection, "PRAGMA journal_mode = WAL")
-        if mode != "wal":
-            raise sqlite3.OperationalError(
-                f"{self.path} cannot be put into WAL mode; its journal mode is {mode}"
-            )
-        # A commit is on the disk when COMMIT returns. NORMAL would lose the last ones at a
-        # power cut, though never damage the file.
-        connection.execute("PRAGMA synchronous = FULL").fetchall()
-
-    def _patiently(self, connection: Connection, pragma: str) -> Any:
-        """Run a PRAGMA that SQLite does not wait for a lock for, whatever its busy timeout says."""
-        ends = time.monotonic() + self.timeout
-        while True:
-            try:
-                return connection.execute(pragma).fetchall()[0][0]
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() >= ends:
-                    raise
-            time.sleep(0.01)
+    def use(self) -> Own:
+        """Lend this thread its connection: ``with file.use() as connection``."""
+        own: Own = self._per_thread.own
+        return own
 
     def close(self) -> None:
         """Close all connections, those of other threads too."""
-        self._closed = True
         self._connections.close()
-        self._threads_own = _ThreadsOwn()
 
     def after_fork(self) -> None:
-        """Leave the parent's connections alone, for ever, and begin with none (rule 0.9).
-
-        SQLite forbids even to close them in the child, and the interpreter closes what is no
-        longer referenced when it exits. So they get a reference that nobody gives back.
-
-        """
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connections))
+        """Begin anew in a forked child."""
+        self._connections.abandon()
         self._begin()
 
     # -- the file -----------------------------------------------------------------------------
@@ -233,17 +132,18 @@ class SqliteFile:
     def _create_tables(self, connection: Connection) -> None:
         tables = self._tables(connection)
         if not tables:
-            with self.transaction(connection):
+            with self.transaction() as transaction:
+                connection = transaction.connection
                 # Looked at once more: another process may have made them since.
                 if not self._tables(connection):
                     for statement in TABLES.split(";")[:-1]:
-                        connection.execute(statement)
-                    connection.execute(
+                        connection.rows(statement)
+                    connection.rows(
                         "INSERT INTO durabledict_schema (version) VALUES (?)", (SCHEMA_VERSION,)
                     )
             tables = self._tables(connection)
         versions = (
-            connection.execute("SELECT * FROM durabledict_schema").fetchall()
+            connection.rows("SELECT * FROM durabledict_schema")
             if "durabledict_schema" in tables
             else []
         )
@@ -260,76 +160,95 @@ class SqliteFile:
 
     @staticmethod
     def _tables(connection: Connection) -> list[str]:
-        rows = connection.execute(
+        rows = connection.rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ("
             "'durabledict_schema', 'durabledict_entries', 'durabledict_commits', 'durabledict_log')"
-        ).fetchall()
+        )
         return [name for (name,) in rows]
-
-    @staticmethod
-    def rows(connection: Connection, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Return all rows of a query; text that is not UTF-8 comes as bytes.
-
-        Another program may have written such text. It harms its own entry only, and not at all
-        the way of the others: a function in `text_factory` would be called for each of them.
-
-        """
-        try:
-            return connection.execute(query, values).fetchall()
-        except sqlite3.OperationalError as error:
-            if "UTF-8" not in str(error):
-                raise
-        connection.text_factory = _text_or_bytes
-        try:
-            return connection.execute(query, values).fetchall()
-        finally:
-            connection.text_factory = str
 
     # -- transactions -------------------------------------------------------------------------
 
     @staticmethod
     def data_version(connection: Connection) -> int:
-        """Return a number that changes when another connection has written to the file.
-
-        Fetched to the end: with a statement left unfinished it would never change again.
-
-        """
-        version: int = connection.execute("PRAGMA data_version").fetchall()[0][0]
+        """Return a number that changes when another connection has written to the file."""
+        version: int = connection.rows("PRAGMA data_version")[0][0]
         return version
 
     @contextmanager
-    def snapshot(self, connection: Connection) -> Iterator[None]:
+    def snapshot(self) -> Iterator[Connection]:
         """Read several times from one state of the file."""
-        connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            connection.execute("ROLLBACK")
+        with self.use() as connection:
+            try:
+                connection.rows("BEGIN")
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.rows("ROLLBACK")
 
     @contextmanager
-    def transaction(self, connection: Connection) -> Iterator[_Transaction]:
+    def transaction(self) -> Iterator[Transaction]:
         """Write in one step: IMMEDIATE, since a read that turns into a write fails at once when
-        somebody else wrote in between, whatever the timeout."""
-        connection.execute("BEGIN IMMEDIATE")
-        transaction = _Transaction()
-        try:
-            yield transaction
-            connection.execute("COMMIT")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error) and self._was_done(connection, transaction):
-                return
-            raise
-        finally:
-            # data_version tells of other connections' writes only.
-            connection.known = None
+        somebody else wrote in between, whatever the timeout.
+
+        While another writer is waited for, the connection is let go: the process may fork.
+
+        """
+        pause = pauses(self.timeout)
+        while True:
+            with self.use() as connection:
+                transaction = Transaction(connection)
+                try:
+                    # Inside, since a signal's exception may come when the lock is already ours.
+                    locked = self._begin_writing(connection)
+                    if locked is None:
+                        yield transaction
+                        connection.rows("COMMIT")
+                        return
+                except BaseException as error:
+                    if connection.in_transaction:
+                        connection.rows("ROLLBACK")
+                    if isinstance(error, sqlite3.Error) and self._was_done(transaction):
+                        return
+                    raise
+                finally:
+                    # data_version tells of other connections' writes only.
+                    connection.known = None
+            if not pause():
+                raise locked
 
     @staticmethod
-    def _was_done(connection: Connection, transaction: _Transaction) -> bool:
+    def _begin_writing(connection: Connection) -> sqlite3.OperationalError | None:
+        """Begin, or return the error where another writer is in the way."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+            return error
+        return None
+
+    @staticmethod
+    def _was_done(transaction: Transaction) -> bool:
         if transaction.proof is None:
             return False
         try:
-            return bool(connection.execute(*transaction.proof).fetchall())
+            return bool(transaction.connection.rows(*transaction.proof))
         except sqlite3.Error:
             return False
+
+
+def _prepare(path: str, connection: Connection) -> None:
+    """Make sure of WAL, which any program can switch off while nobody has the file open."""
+    try:
+        ((mode,),) = connection.rows("PRAGMA journal_mode = WAL")
+    except sqlite3.DatabaseError as error:
+        if type(error) is sqlite3.DatabaseError:
+            raise ValueError(f"{path} is not an SQLite database: {error}") from error
+        raise
+    if mode != "wal":
+        raise sqlite3.OperationalError(
+            f"{path} cannot be put into WAL mode; its journal mode is {mode}"
+        )
+    # A commit is on the disk when COMMIT returns. NORMAL would lose the last ones at a power cut,
+    # though never damage the file.
+    connection.rows("PRAGMA synchronous = FULL")

@@ -11,15 +11,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import reading
-from .changes import Changes, Commit, Difference, Undecodable
+from .changes import Changes, Commit, Difference, Undecodable, differs
+from .durations import seconds
 from .errors import MISSING, DecodingError
 from .localcopy import LocalCopy
-from .outage import Freshness, Stats
+from .outage import Freshness, Stats, bare
 from .reading import syncing_class
 
 __all__ = ["SyncedCopy"]
@@ -38,8 +39,9 @@ _set_class = object.__dict__["__class__"].__set__
 class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
     """A local copy that knows when it is out of date.
 
-    The lock order is `_sync_mutex`, then `_copy_lock`. The first is held while the store is asked,
-    so that the others wait for the answer; the second never is.
+    The lock order is `_writers` (base.py), `_sync_mutex`, the backend's own, `_copy_lock`. The
+    second is held while the store is asked, so that the others wait for the answer; the last never
+    is.
 
     """
 
@@ -88,6 +90,8 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         self._asked = 0
         self._answered = 0
         self._answer_error: BaseException | None = None
+        # Made here and not by `_settle`, under whose lock a metaclass of the user's would run.
+        syncing_class(self._native_class)
         with self._copy_lock:
             self._settle()
 
@@ -151,19 +155,19 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         Called after every change of what it looks at; it is the only place that decides.
 
         """
-        native = self._is_closed or (self._autosync is False and not self._needs_check())
+        native = self._is_closed or (self._autosync is False and not self._must_not_be_native())
         target = self._native_class if native else syncing_class(self._native_class)
         if self._is_closed:
             self._good_until = math.inf
-        elif self._needs_look():
+        elif self._every_read_looks():
             self._good_until = -math.inf
         else:
-            self._good_until = self._next_comparison()
+            self._good_until = self._compares_at()
         if type(self) is not target:
             # type(self).__class__ = ... would find the property that answers the native class.
             _set_class(self, target)
 
-    def _needs_look(self) -> bool:
+    def _every_read_looks(self) -> bool:
         """Whether each read has something to look at, whatever the clock says."""
         return (
             not self._filled
@@ -172,12 +176,12 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             or bool(self._undecodable)
         )
 
-    def _needs_check(self) -> bool:
+    def _must_not_be_native(self) -> bool:
         """Whether a manual dict is not clean, and so not native."""
         limited = self._freshness.error is not None and self._max_stale is not None
-        return self._needs_look() or self._doubtful or limited
+        return self._every_read_looks() or self._doubtful or limited
 
-    def _next_comparison(self) -> float:
+    def _compares_at(self) -> float:
         """Return the time at which the next read has to compare; the copy is filled."""
         freshness = self._freshness
         limited = self._max_stale is not None
@@ -240,18 +244,28 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         if error is not None and self._on_outage == "stale" and now < freshness.retry_at:
             # Rule 0.6: between two attempts the store is left alone.
             if not self._may_serve():
-                raise error.with_traceback(None)
+                raise bare(error)
             return
-        if self._filled and now < self._next_comparison():
+        if self._is_good():
             return
         try:
-            self._compare()
+            self._compare(unless=self._is_good)
         except self.unavailable as error:
+            if self._is_closed:
+                return  # by another thread meanwhile
             if self._on_outage == "raise" or not self._may_serve():
                 raise
             self._report_outage(error)
+        except Exception:
+            if not self._is_closed:
+                raise
+            # Closed by another thread meanwhile: the copy as it is, as ever after.
         finally:
             self._feed.deliver()
+
+    def _is_good(self) -> bool:
+        """Whether a read needs no comparison now."""
+        return self._filled and reading.monotonic() < self._compares_at()
 
     def _may_serve(self) -> bool:
         """Whether the copy may be served though the store cannot be asked."""
@@ -296,6 +310,9 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         self._require_open()
         if self._watch_lost:
             self._restart_watch()
+        if self._is_inside():
+            self._doubt()
+            return False
         try:
             return self._compare(force=force)
         except self.unavailable as error:
@@ -313,31 +330,31 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     # -- comparing ----------------------------------------------------------------------------
 
-    def _compare(self, *, force: bool = False) -> bool:
+    def _compare(self, *, force: bool = False, unless: Callable[[], bool] | None = None) -> bool:
         """Sync, or share the answer of a thread that asked after this call began (rule 0.6).
 
+        :param unless: asked again when it is this thread's turn: another one may have done it
         :return: True when an entry changed meanwhile
 
         """
-        me = threading.get_ident()
-        if self._sync_owner == me:
-            # The backend, or the decoding of a value, reads this very dict while it is asked.
-            # Asking again would never end.
+        if self._is_inside():
             return False
         ticket, generation = self._asked, self._generation
         with self._sync_mutex:
             if self._answered > ticket and not force:
                 if self._answer_error is not None:
-                    raise self._answer_error.with_traceback(None)
+                    raise bare(self._answer_error)
+                return self._generation != generation
+            if unless is not None and unless():
                 return self._generation != generation
             self._asked += 1
-            self._sync_owner = me
+            self._sync_owner = threading.get_ident()
             try:
                 changed = self._synchronize(force)
             except BaseException as error:
                 self._record_failure(error)
                 if isinstance(error, self.unavailable):
-                    self._answered, self._answer_error = self._asked, error
+                    self._answered, self._answer_error = self._asked, bare(error)
                 # What is not an outage may be this thread's alone (KeyboardInterrupt, a
                 # recursion limit): the others ask for themselves.
                 raise
@@ -345,6 +362,16 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 self._sync_owner = None
             self._answered, self._answer_error = self._asked, None
             return changed
+
+    def _is_inside(self) -> bool:
+        """Whether this thread is in the middle of a sync or an apply of this very dict.
+
+        So it is where the backend, or the decoding of a value, reads the dict: to ask again would
+        never end. And where a signal handler or a finalizer interrupted an apply: to wait for the
+        thread that syncs, which waits for the lock that is held here, would not end either.
+
+        """
+        return self._sync_owner == threading.get_ident() or self._copy_lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks it
 
     def _record_failure(self, error: BaseException) -> None:
         self.stats.failures += 1
@@ -401,8 +428,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         if self._filled and since is not None and stamp is not None and not force:
             changes = self.changes(since)
             if changes is not None:
-                difference = Difference.of_changes(changes.written, changes.removed, changes.moved)
-                return difference, changes.stamp
+                return self._news(changes), changes.stamp
         # The stamp was read before the data it vouches for (rule 0.1): a write in between makes
         # the copy newer than its stamp, which costs a needless sync and misses nothing.
         entries = self.durables()
@@ -410,6 +436,22 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             held = [*dict.keys(self), *self._covered]
         # Read while others may apply: then the generation has changed, and this is thrown away.
         return Difference.of_reload(held, self._store_side, entries, self._ordered), stamp
+
+    def _news(self, changes: Changes[K, V]) -> Difference[K, V]:
+        """Leave out what was written and is the same, or removed and not held."""
+        news = Difference.of_changes(changes.written, changes.removed, changes.moved)
+        back = set(news.moved)
+        news.written = {
+            key: value
+            for key, value in news.written.items()
+            if key in back or differs(self._store_side(key), value)
+        }
+        news.removed = [
+            key
+            for key in news.removed
+            if key in self._undecodable or self._store_side(key) is not MISSING
+        ]
+        return news
 
     def _count_sync(self, difference: Difference[K, V]) -> None:
         self.stats.syncs += 1
@@ -458,7 +500,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
     def _catch_up(self, *, force: bool = False) -> None:
         """Sync after a write. The write is done: that the store cannot be asked any more is
         recorded, not raised, or the caller would write again."""
-        if self._sync_owner == threading.get_ident():
+        if self._is_inside():
             self._doubt()
             return
         try:
@@ -503,9 +545,10 @@ def _autosync(value: object, words: tuple[str, ...]) -> bool | float | str:
         return value
     if isinstance(value, str) and value in words:
         return value
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, float) and 0 < seconds < math.inf:
-        return seconds
+    # An int is refused though 5 is clear: 1 and 0 are what others write for True and False.
+    given = None if isinstance(value, int) else seconds(value)
+    if given is not None and given > 0:
+        return given
     choices = "".join(f', "{word}"' for word in words)
     raise TypeError(
         f"autosync={value!r}: write True (every read compares), False (only sync() does), or "
@@ -518,9 +561,9 @@ def _outage_policy(on_outage: str, max_stale: object) -> tuple[str, float | None
         raise ValueError(f'on_outage={on_outage!r}: write "raise" or "stale"')
     if max_stale is None:
         return on_outage, None
-    seconds = max_stale.total_seconds() if isinstance(max_stale, timedelta) else max_stale
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+    limit = seconds(max_stale)
+    if limit is None or limit < 0:
         raise TypeError(f"max_stale={max_stale!r}: write seconds, or a timedelta")
     if on_outage == "raise":
         raise ValueError('max_stale bounds how long a stale copy is served: on_outage="stale"')
-    return on_outage, float(seconds)
+    return on_outage, limit

@@ -39,11 +39,16 @@ class Watch:
 
     def __init__(self, watched: DurableDict[Any, Any], interval: float) -> None:
         self.interval = interval
-        self._stopping = threading.Event()
         self._watched = weakref.ref(watched)
+        self._start()
+
+    def _start(self) -> None:
+        """Start the thread; once more in a forked child, so that its handle goes on working."""
+        watched: Any = self._watched()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=_run,
-            args=(self._watched, self._stopping, interval),
+            args=(self._watched, self._stopping, self.interval),
             name=f"durabledict-watch-{type(watched).__name__}",
             daemon=True,
         )
@@ -62,7 +67,7 @@ class Watch:
         """
         self._stopping.set()
         watched = self._watched()
-        if watched is not None:
+        if watched is not None and watched._watch is self:  # or its successor would spin
             watched._interrupt_wait()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)
@@ -98,7 +103,7 @@ def _run(
                 return
             changed = watched._sync_watched()
             failed, waits = 0, True
-        except Exception as error:
+        except BaseException as error:  # SystemExit out of a callback, too: nothing may end it
             if stopping.is_set():
                 return
             failed, waits = failed + 1, False
@@ -106,9 +111,10 @@ def _run(
                 # An outage is reported once by the dict; anything else is a bug that the log
                 # has to show, in the backend or in a class that does not unpickle.
                 logger.exception("a watch could not sync; it tries again")
-            del watched
-            stopping.wait(backoff(failed))
+            pause = backoff(failed)
         else:
-            del watched
-            if woken and not changed:
-                stopping.wait(BREATHER)
+            pause = BREATHER if woken and not changed else 0.0
+        # Out here the traceback is gone, whose frames hold the dict.
+        del watched
+        if pause:
+            stopping.wait(pause)
