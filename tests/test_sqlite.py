@@ -1,0 +1,563 @@
+"""SqliteDict: the conformance suite, and what is special to it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durabledict import (
+    DurableDict,
+    DurableDictError,
+    EncodingError,
+    JSONEncoding,
+    NoOpEncoding,
+    SqliteDict,
+    sqliteconnection,
+)
+from durabledict.changes import _moved
+from durabledict.sqliteconnection import Connection
+from durabledict.testing import DurableDictSuite
+
+ROOT = Path(__file__).parent.parent
+
+# No test takes that long: it is when a thread that hangs becomes a failure.
+PATIENCE = 30.0
+
+
+class TestSqliteDict(DurableDictSuite):
+    capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
+
+    def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
+        return SqliteDict(place / "test.sqlite", **options)
+
+
+class TestOrder:
+    """Iteration is in the order of first insertion, in every process."""
+
+    def test_it_is_that_of_a_dict_whatever_a_reader_slept_through(self, tmp_path: Path) -> None:
+        writer: SqliteDict[str, int] = SqliteDict(tmp_path / "x.sqlite", autosync=False)
+        for force in (False, True):
+            writer.clear()
+            model: dict[str, int] = {}
+            reader: SqliteDict[str, int] = SqliteDict(tmp_path / "x.sqlite", autosync=False)
+            for number in range(200):
+                key = str(number * 7919 % 11)
+                if number % 3 == 0 and key in model:
+                    del writer[key], model[key]
+                else:
+                    writer[key] = model[key] = number
+                if number % 5 == 0:
+                    reader.sync(force=force)
+                    assert list(reader) == list(writer) == list(model)
+                    assert list(reader.copy()) == list(model)
+            reader.close()
+        writer.close()
+
+    def test_a_key_that_stays_is_not_moved_by_one_that_does(self) -> None:
+        assert _moved(["x", "y"], ["y", "x"]) == ["x"]
+        assert _moved(["x", "y", "z"], ["y", "z", "x"]) == ["x"]
+        assert _moved(["x", "y", "z"], ["new", "y", "x", "z"]) == ["x", "z"]
+        assert _moved(["x", "y"], ["x", "new", "y"]) == []
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "x.sqlite"
+
+
+def plain(file: Path) -> closing[sqlite3.Connection]:
+    """Another program's connection."""
+    return closing(sqlite3.connect(file, isolation_level=None, timeout=PATIENCE))
+
+
+def query(file: Path, sql: str) -> list[Any]:
+    with plain(file) as connection:
+        return connection.execute(sql).fetchall()
+
+
+class Failing(Connection):
+    """A connection that does something else than it is told, once."""
+
+    instead: Callable[[Failing, str], object] | None = None
+    at = ""
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        act = Failing.instead
+        if act is not None and sql.startswith(Failing.at):
+            Failing.instead = None
+            act(self, sql)
+        return super().execute(sql, *arguments)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Failing]]:
+    monkeypatch.setattr(sqliteconnection, "Connection", Failing)
+    yield Failing
+    Failing.instead = None
+
+
+class TestTheFile:
+    def test_a_newer_version_of_the_tables_is_refused(self, file: Path) -> None:
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+        query(file, "UPDATE durabledict_schema SET version = 2")
+        before = file.read_bytes()
+        with pytest.raises(DurableDictError, match=r"version 2; .* version 1"):
+            SqliteDict(file)
+        assert file.read_bytes() == before
+
+    @pytest.mark.parametrize("content", [b"no database at all\n" * 100, b"x" * 5000])
+    def test_a_file_that_is_no_database_is_left_alone(self, file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.sqlite is not an SQLite database"):
+            SqliteDict(file)
+        assert file.read_bytes() == content
+        assert os.listdir(file.parent) == [file.name]
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            "durabledict_entries (a)",
+            "durabledict_schema (a TEXT)",
+            "durabledict_schema (version, more)",
+        ],
+    )
+    def test_foreign_tables_under_our_names_are_left_alone(self, file: Path, table: str) -> None:
+        query(file, f"CREATE TABLE {table}")
+        before = query(file, "SELECT * FROM sqlite_master")
+        with pytest.raises(ValueError, match=f"other programs.* {table.split()[0]}"):
+            SqliteDict(file)
+        assert query(file, "SELECT * FROM sqlite_master") == before
+
+    def test_tables_of_another_program_beside_ours(self, file: Path) -> None:
+        query(file, "CREATE TABLE theirs (a)")
+        query(file, "INSERT INTO theirs VALUES (1)")
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+            query(file, "INSERT INTO theirs VALUES (2)")
+            reloads = d.stats.reloads
+            assert d == {"k": 1}
+            assert d.stats.reloads == reloads
+        assert query(file, "SELECT * FROM theirs") == [(1,), (2,)]
+
+    @pytest.mark.parametrize("path", ["", ":memory:"])
+    def test_no_file_at_all(self, path: str) -> None:
+        with pytest.raises(ValueError, match="MemoryDict"):
+            SqliteDict(path)
+
+    def test_a_folder_and_a_missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(IsADirectoryError, match="is a folder"):
+            SqliteDict(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"the folder .*missing"):
+            SqliteDict(tmp_path / "missing" / "x.sqlite")
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("what", ["file", "folder"])
+    def test_what_cannot_be_written_is_named(self, what: str) -> None:
+        program = (
+            "import os, sys\n"
+            "from durabledict import SqliteDict\n"
+            "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "try: SqliteDict(sys.argv[1])\n"
+            "except PermissionError as error: print(error)\n"
+        )
+        with tempfile.TemporaryDirectory() as name:
+            file = Path(name) / "x.sqlite"
+            with SqliteDict[str, int](file) as d:
+                d["k"] = 1
+            file.chmod(0o444 if what == "file" else 0o666)
+            Path(name).chmod(0o777 if what == "file" else 0o555)
+            done = subprocess.run(
+                [sys.executable, "-c", program, str(file)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+            )
+            Path(name).chmod(0o700)
+        named = f"{file} is read-only" if what == "file" else f"the folder {name} is read-only"
+        assert done.stdout.startswith(named), done.stderr
+        assert done.stderr == ""
+
+    def test_keyspaces_do_not_see_each_other(self, file: Path) -> None:
+        keyspaces = ["", "default", "a/b", "a", "A", "\ud800", "~int:1", "1", "a\0b", "%", "ü"]
+        dicts = [SqliteDict[str, Any](file, keyspace) for keyspace in keyspaces]
+        for number, d in enumerate(dicts):
+            d["k"] = number
+        dicts[0].clear()
+        assert [d.get("k") for d in dicts] == [None, *range(1, len(dicts))]
+        for d in dicts:
+            d.close()
+        with SqliteDict[str, Any](file, "\ud800") as d:
+            assert d == {"k": 5}
+
+    @pytest.mark.parametrize("keyspace", [None, 1, b"k", ("k",)])
+    def test_a_keyspace_is_a_str(self, file: Path, keyspace: Any) -> None:
+        with pytest.raises(TypeError, match="is not a str"):
+            SqliteDict(file, keyspace)
+        assert not file.exists()
+
+    def test_opening_changes_no_entry_and_no_stamp(self, file: Path) -> None:
+        for expected in ({}, {"k": 1}):
+            with SqliteDict[str, int](file) as d:
+                stamp = d.last_updated()
+                assert d == expected
+                content = query(file, "SELECT * FROM durabledict_commits")
+                with SqliteDict[str, int](file) as other:
+                    assert other.last_updated() == stamp
+                assert d.last_updated() == stamp
+                assert query(file, "SELECT * FROM durabledict_commits") == content
+                d["k"] = 1
+
+    def test_wal_is_made_sure_of_at_each_open(self, file: Path) -> None:
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+        assert query(file, "PRAGMA journal_mode = DELETE") == [("delete",)]
+        with SqliteDict[str, int](file) as d:
+            assert query(file, "PRAGMA journal_mode") == [("wal",)]
+            assert d == {"k": 1}
+
+    def test_a_commit_is_on_the_disk(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[sqlite3.Connection] = []
+
+        class Noted(Connection):
+            def __init__(self, *arguments: Any, **named: Any) -> None:
+                super().__init__(*arguments, **named)
+                made.append(self)
+
+        monkeypatch.setattr(sqliteconnection, "Connection", Noted)
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+            assert made
+            for connection in made:
+                assert connection.execute("PRAGMA synchronous").fetchall() == [(2,)]
+                assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+
+
+class TestPayloads:
+    def test_json_is_read_as_text(self, file: Path) -> None:
+        with SqliteDict[Any, Any](file, encoding=JSONEncoding) as d:
+            d["k"] = {"a": ["u", 1]}
+            d["n"] = None
+        rows = query(file, "SELECT key, value, typeof(value) FROM durabledict_entries")
+        assert rows == [("k", '{"a":["u",1]}', "text"), ("n", "null", "text")]
+
+    def test_without_an_encoding_str_and_bytes_only(self, file: Path) -> None:
+        with SqliteDict[Any, Any](file, encoding=NoOpEncoding) as d:
+            d.update(text="x", data=b"x")
+            stamp = d.last_updated()
+            for value in (1, None, ["x"], bytearray(b"x")):
+                with pytest.raises(EncodingError, match=r"'k'.*str or bytes"):
+                    d.update(text="y", k=value)
+            assert d.last_updated() == stamp
+            assert d.compare_and_set("data", "x", "y") is False
+        with SqliteDict[Any, Any](file, encoding=NoOpEncoding) as d:
+            assert d == {"text": "x", "data": b"x"}
+
+    def test_a_number_and_its_digits_are_two_keys(self, file: Path) -> None:
+        with SqliteDict[Any, str](file) as a, SqliteDict[Any, str](file) as b:
+            a["1"] = "str"
+            b[1] = "int"
+            b["~int:1"] = "tag"
+            assert a == b == {"1": "str", 1: "int", "~int:1": "tag"}
+            del a[True]
+            assert b == {"1": "str", "~int:1": "tag"}
+
+
+class TestStamps:
+    def test_a_stamp_is_a_number_and_a_nonce(self, file: Path) -> None:
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+            first = d.last_updated()
+            d["k"] = 1
+            second = d.last_updated()
+            assert second[0] == first[0] + 1
+            assert second[1] != first[1]
+            rows = query(file, "SELECT version, nonce FROM durabledict_commits")
+            assert rows == [first, second]
+
+    @pytest.mark.parametrize("autosync", [True, False])
+    def test_rule_1_1_a_restored_backup_is_a_reload(self, file: Path, autosync: bool) -> None:
+        backup = file.with_name("backup.sqlite")
+        with SqliteDict[str, Any](file) as d:
+            d.update({str(number): "both" for number in range(10)})
+            with plain(file) as source, plain(backup) as target:
+                source.backup(target)
+            for number in range(10):
+                d[str(number)] = "lost"
+        with SqliteDict[str, Any](file, autosync=autosync) as reader:
+            seen = reader.last_updated()
+            reloads = reader.stats.reloads
+            with plain(file) as target, plain(backup) as source:
+                source.backup(target)
+            with SqliteDict[str, Any](file, autosync=False) as writer:
+                for number in range(11):
+                    writer["new"] = number
+                reader.sync()
+                # The number that the reader saw has been given again, and one more.
+                assert writer.last_updated()[0] == seen[0] + 1
+                assert reader == writer.durables()
+                assert reader == {**{str(number): "both" for number in range(10)}, "new": 10}
+            assert reader.stats.reloads == reloads + 1
+
+    def test_a_restored_backup_with_the_same_number_is_a_reload(self, file: Path) -> None:
+        backup = file.with_name("backup.sqlite")
+        with SqliteDict[str, Any](file) as d:
+            with plain(file) as source, plain(backup) as target:
+                source.backup(target)
+            d["k"] = "lost"
+            with plain(file) as target, plain(backup) as source:
+                source.backup(target)
+            with SqliteDict[str, Any](file) as writer:
+                writer["other"] = "new"
+                assert d == {"other": "new"}
+
+    def test_the_delta_is_of_the_state_of_its_proof(self, file: Path, failing: Any) -> None:
+        with SqliteDict[str, int](file) as reader, SqliteDict[str, int](file) as writer:
+            writer["k"] = 1
+
+            def write(connection: Failing, sql: str) -> None:
+                assert connection.in_transaction
+                writer.update(k=2, late=2)
+
+            assert reader.sync() is True
+            since = reader.last_synced
+            writer["k"] = 0
+            expected = writer.last_updated()
+            failing.at, failing.instead = "\n    SELECT version, nonce", write
+            changes = reader.changes(since)
+            assert failing.instead is None
+            assert changes is not None
+            assert (changes.stamp, changes.written) == (expected, {"k": 0})
+            assert reader == {"k": 2, "late": 2}
+
+    def test_writes_of_another_connection_are_always_seen(self, file: Path) -> None:
+        """An unfinished cursor would freeze data_version."""
+        with SqliteDict[str, int](file) as a, SqliteDict[str, int](file) as b:
+            for number in range(20):
+                a["k"] = number
+                assert b["k"] == number
+                b["k"] = -number
+                assert a["k"] == -number
+                with plain(file) as connection:
+                    connection.execute("CREATE TABLE IF NOT EXISTS other (a)")
+                    connection.execute("INSERT INTO other VALUES (1)")
+                assert (a["k"], b["k"]) == (-number, -number)
+
+    def test_an_own_write_drops_the_stamp_that_was_remembered(self, file: Path) -> None:
+        with SqliteDict[str, int](file) as d:
+            for number in range(3):
+                before = d.last_updated()
+                d["k"] = number
+                after = d.last_updated()
+                assert after != before
+                assert d.last_synced == after == tuple(query(file, NEWEST)[0])
+                assert d.compare_and_set("k", -1, 0) is False
+                assert d.last_updated() == after
+
+
+NEWEST = "SELECT version, nonce FROM durabledict_commits ORDER BY version DESC LIMIT 1"
+
+
+class TestTransactions:
+    def test_a_busy_file_is_waited_for_so_long_and_no_longer(self, file: Path) -> None:
+        with SqliteDict[str, int](file, timeout=0.1) as hasty, plain(file) as other:
+            hasty["k"] = 1
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                hasty["k"] = 2
+            assert hasty["k"] == 1
+            with SqliteDict[str, int](file, timeout=PATIENCE) as patient:
+                waits = threading.Event()
+                original = patient.persist
+
+                def persist(key: str, value: int) -> Any:
+                    waits.set()
+                    return original(key, value)
+
+                patient.persist = persist  # type: ignore[method-assign]  # a hook
+                thread = threading.Thread(target=patient.__setitem__, args=("k", 3))
+                thread.start()
+                assert waits.wait(PATIENCE)
+                assert hasty["k"] == 1
+                other.execute("COMMIT")
+                thread.join(PATIENCE)
+                assert not thread.is_alive()
+                assert patient["k"] == hasty["k"] == 3
+
+    def test_rule_0_4_a_commit_that_was_done_is_reported_as_done(
+        self, file: Path, failing: Any
+    ) -> None:
+        with SqliteDict[str, int](file) as d, SqliteDict[str, int](file) as other:
+
+            def fail_after(connection: Failing, sql: str) -> None:
+                connection.execute(sql)
+                raise sqlite3.OperationalError("disk I/O error")
+
+            failing.at, failing.instead = "COMMIT", fail_after
+            d["k"] = 1
+            assert failing.instead is None
+            assert d == other == {"k": 1}
+            assert d.last_synced == d.last_updated()
+
+    @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), MemoryError()])
+    @pytest.mark.parametrize("autosync", [True, False])
+    def test_rule_0_4_a_commit_that_was_not_done_is_raised(
+        self, file: Path, failing: Any, error: BaseException, autosync: bool
+    ) -> None:
+        with SqliteDict[str, int](file, autosync=autosync) as d:
+            d["k"] = 1
+            reloads = d.stats.reloads
+
+            def fail(connection: Failing, sql: str) -> None:
+                raise error
+
+            failing.at, failing.instead = "COMMIT", fail
+            with pytest.raises(type(error)):
+                d["k"] = 2
+            assert d["k"] == 1
+            assert d.stats.reloads == reloads + 1
+            d["k"] = 3
+            assert d["k"] == 3
+            assert query(file, "SELECT count(*) FROM durabledict_commits") == [(2,)]
+
+    @pytest.mark.parametrize("at", ["COMMIT", "\n    SELECT version, nonce", "\n    INSERT INTO"])
+    def test_an_interrupt_leaves_no_transaction_open(
+        self, file: Path, failing: Any, at: str
+    ) -> None:
+        with SqliteDict[str, int](file) as d, SqliteDict[str, int](file, timeout=0.1) as other:
+            d["k"] = 1
+            left: list[Failing] = []
+
+            def interrupt(connection: Failing, sql: str) -> None:
+                assert connection.in_transaction
+                left.append(connection)
+                raise KeyboardInterrupt
+
+            failing.at, failing.instead = at, interrupt
+            with pytest.raises(KeyboardInterrupt):
+                d["k"] = 2
+            assert not left[0].in_transaction
+            other["k"] = 3
+            assert d["k"] == other["k"] == 3
+
+    def test_an_interrupt_in_a_delta_leaves_no_snapshot_open(
+        self, file: Path, failing: Any
+    ) -> None:
+        with SqliteDict[str, int](file) as d, SqliteDict[str, int](file) as other:
+            other["k"] = 1
+            assert d["k"] == 1
+            other["k"] = 2
+
+            def interrupt(connection: Failing, sql: str) -> None:
+                assert connection.in_transaction
+                raise KeyboardInterrupt
+
+            failing.at, failing.instead = "\n    SELECT changed.key", interrupt
+            with pytest.raises(KeyboardInterrupt):
+                d["k"]
+            other["k"] = 3
+            assert d["k"] == 3
+
+
+class Noted(Connection):
+    """A connection that says by whom it was used, and that it was closed."""
+
+    made: list[Noted] = []
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.threads: set[int] = set()
+        self.closed = False
+        Noted.made.append(self)
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        self.threads.add(threading.get_ident())
+        return super().execute(*arguments)
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Noted]]:
+    monkeypatch.setattr(sqliteconnection, "Connection", Noted)
+    yield Noted.made
+    Noted.made.clear()
+
+
+class TestConnections:
+    def test_each_thread_has_its_own_which_ends_with_it(
+        self, file: Path, noted: list[Noted]
+    ) -> None:
+        with SqliteDict[Any, int](file) as d:
+            together = threading.Barrier(3)
+
+            def use(number: int) -> None:
+                d[number] = number
+                together.wait(PATIENCE)
+                assert len(d) == 3
+
+            threads = [threading.Thread(target=use, args=(number,)) for number in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert d == {0: 0, 1: 1, 2: 2}
+            assert [len(connection.threads) for connection in noted] == [1] * 4
+            assert [connection.closed for connection in noted] == [False, True, True, True]
+        assert all(connection.closed for connection in noted)
+
+    def test_close_closes_those_of_other_threads(self, file: Path, noted: list[Noted]) -> None:
+        d = SqliteDict[str, int](file)
+        wrote, closed = threading.Event(), threading.Event()
+        refused: list[str] = []
+
+        def use() -> None:
+            d["k"] = 1
+            wrote.set()
+            assert closed.wait(PATIENCE)
+            try:
+                d["k"] = 2
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        assert wrote.wait(PATIENCE)
+        d.close()
+        assert [connection.closed for connection in noted] == [True, True]
+        closed.set()
+        thread.join(PATIENCE)
+        assert len(refused) == 1
+        assert [connection.closed for connection in noted] == [True, True]
+        assert not [name for name in os.listdir(file.parent) if name != file.name]
+
+    def test_a_dict_that_is_dropped_closes_them(self, file: Path, noted: list[Noted]) -> None:
+        d = SqliteDict[str, int](file)
+        d["k"] = 1
+        del d
+        gc.collect()
+        assert [connection.closed for connection in noted] == [True]
+
+    def test_a_dict_that_cannot_be_opened_closes_them(self, file: Path, noted: list[Noted]) -> None:
+        query(file, "CREATE TABLE durabledict_log (a)")
+        with pytest.raises(ValueError):
+            SqliteDict(file)
+        with pytest.raises(TypeError):
+            SqliteDict(file.with_name("y.sqlite"), autosync=1)
+        gc.collect()
+        assert len(noted) == 2
+        assert all(connection.closed for connection in noted)
