@@ -1,0 +1,1 @@
+"""What durable dicts cost, as ratios measured in one run: `python -m benchmarks`."""

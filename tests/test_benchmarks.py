@@ -1,0 +1,107 @@
+"""The harness of the benchmarks computes what it says; a clock of the test's own tells the time."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+
+from benchmarks.measure import Comparison, Row, Statement, compare
+
+
+class Clock:
+    """A clock that only moves when something is done; notes what was done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.done: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, name: str, seconds: float) -> None:
+        self.done.append(name)
+        self.now += seconds
+
+
+def test_statements_take_turns() -> None:
+    clock = Clock()
+    compare(
+        Statement("work('A', 1.0)", work=clock.work),
+        Statement("work('B', 1.0)", work=clock.work),
+        rounds=4,
+        round_seconds=1.0,
+        timer=clock,
+    )
+    calibration, rounds = clock.done[:3], clock.done[3:]
+    assert calibration == ["A", "B", "A"]
+    # The first one of each round changes: A, B, A again; B, A again, A; A again, A, B.
+    assert "".join(rounds) == "ABA" "BAA" "AAB" "ABA"  # fmt: skip
+
+
+def test_the_fastest_round_counts() -> None:
+    clock = Clock()
+    # Three times for the calibration; then three rounds of three.
+    baseline = iter([1.0, 1.0, 2.0, 2.5, 2.2, 3.0, 2.4, 4.0])
+    compared = compare(
+        Statement("work('A', next(seconds))", work=clock.work, seconds=baseline),
+        Statement("work('B', 6.0)", work=clock.work),
+        rounds=3,
+        round_seconds=1.0,
+        timer=clock,
+    )
+    # A took 2.0, 3.0 and 4.0; the second A 2.5, 2.2 and 2.4.
+    assert compared.baseline == 2.0
+    assert compared.again == pytest.approx(2.2)
+    assert compared.candidate == pytest.approx(6.0)
+    row = Row("B", "A", compared, limit=3.0)
+    assert row.ratio == pytest.approx(3.0)
+    assert row.noise == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize("unroll", [1, 10])
+def test_a_round_is_filled_and_divided_by_its_runs(unroll: int) -> None:
+    clock = Clock()
+    compared = compare(
+        Statement("work('A', 0.001)", unroll=unroll, work=clock.work),
+        Statement("work('B', 0.002)", unroll=unroll, work=clock.work),
+        rounds=1,
+        round_seconds=1.0,
+        timer=clock,
+    )
+    assert compared.candidate == pytest.approx(2 * compared.baseline)
+    assert compared.baseline == pytest.approx(0.001)
+    # The round is A, B, A; the calibration before it ends with A, too.
+    (b, b_runs), (a, a_runs) = [(name, len(list(runs))) for name, runs in groupby(clock.done)][-2:]
+    assert (b, a) == ("B", "A")
+    assert b_runs == pytest.approx(500, abs=unroll)
+    assert a_runs == pytest.approx(1000, abs=unroll)
+
+
+def test_what_is_untimed_is_not_in_the_figure() -> None:
+    clock = Clock()
+    compared = compare(
+        Statement("work('A', 1.0)", work=clock.work),
+        Statement("work('B', 0.5)", untimed="work('pause', 100.0)", work=clock.work),
+        rounds=2,
+        round_seconds=200.0,
+        timer=clock,
+    )
+    assert compared.candidate == pytest.approx(0.5)
+    assert clock.done.index("pause") == clock.done.index("B") - 1
+    with pytest.raises(ValueError):
+        Statement("d[k]", untimed="d[k] = 1", unroll=10)
+
+
+@pytest.mark.parametrize(
+    ("limit", "wrong", "verdict"),
+    [
+        (None, "", ""),
+        (2.0, "", "ok"),
+        (1.9, "", "MISSED"),
+        (2.0, "copy() asked twice", "MISSED: copy() asked twice"),
+    ],
+)
+def test_verdicts(limit: float | None, wrong: str, verdict: str) -> None:
+    row = Row("what", "against", Comparison(1.0, 2.0, 1.0), limit, wrong=wrong)
+    assert row.verdict == verdict
