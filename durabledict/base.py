@@ -8,10 +8,7 @@ process), `syncing` (when they are compared with the store) and `reading` (how r
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -19,13 +16,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from . import atomic, coder, reading
+from . import atomic, coder, forking, reading
 from .changes import Changes, Commit, Undecodable, chained, differs
-from .durations import seconds
 from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, EncoderError, EncodingError, Missing
 from .keys import canonical_key
 from .localcopy import LocalCopy
+from .options import seconds
 from .syncing import SyncedCopy
 from .watch import Watch
 
@@ -49,15 +46,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
-logger = logging.getLogger("durabledict")
-
 # How long the polling `wait` pauses between two looks at the stamp: it begins with the first and
 # is half as long again each time, up to the second.
 FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 0.05
-
-# Dicts to mark in a forked child. Not a WeakSet: dicts have no hash.
-_living: dict[int, weakref.ref[DurableDict[Any, Any]]] = {}
 
 
 class DurableDict(SyncedCopy[K, V], Generic[K, V]):
@@ -76,7 +68,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
     A backend supplies: `persist`, `depersist`, `durables`, `last_updated`, and, if it can,
     `changes`, `persist_many`, `depersist_many`, `_replace_all`, `_fetch`, `_compare_and_set`,
-    `_setdefault`, `_pop`, `wait`, `_overlay`, `close`, `unavailable`.
+    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_overlay`, `close`, `unavailable`.
 
     :param autosync: True: every read compares; seconds (float or timedelta): at most one
         comparison in that time; False: reads touch the local copy alone, until `sync` is called
@@ -121,7 +113,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             nullcontext() if self._has_compare_and_set() else threading.RLock()
         )
         super().__init__(autosync, on_outage, max_stale)
-        _living[id(self)] = weakref.ref(self, partial(_forget, id(self)))
+        forking.register(self)
         try:
             self._compare()
         except self.unavailable as error:
@@ -515,6 +507,14 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         self.depersist(key)
         return value
 
+    def _was_refused(self, error: Exception) -> bool:
+        """Whether an error of a write means that nothing was done, and nothing may still arrive.
+
+        After any other error the outcome is unknown, and the next read reloads.
+
+        """
+        return isinstance(error, (EncoderError, KeyError, NotImplementedError))
+
     def wait(self, since: Any, timeout: float) -> bool:
         """Return True when the stamp is no longer `since`, False after `timeout` seconds.
 
@@ -615,8 +615,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             try:
                 with self._writers:
                     commit = action()
-            except (EncoderError, KeyError, NotImplementedError) as error:
-                refused = error  # nothing was sent, or nothing was there
+            except Exception as error:
+                if not self._was_refused(error):
+                    raise
+                refused = error
             else:
                 if commit is not None or not conditional:
                     self._accept(commit)
@@ -715,23 +717,3 @@ def _entries(other: Any, named: Mapping[str, Any]) -> dict[Any, Any]:
     """
     given = dict(other.copy() if isinstance(other, LocalCopy) else other, **named)
     return {canonical_key(key): value for key, value in given.items()}
-
-
-def _forget(identity: int, _: object) -> None:
-    _living.pop(identity, None)
-
-
-def _mark_after_fork() -> None:
-    reading.after_fork()
-    for reference in list(_living.values()):
-        durable = reference()
-        if durable is not None:
-            try:
-                durable._after_fork()
-            except Exception:
-                # The others must be marked all the same, or they hang at their first lock.
-                logger.exception("a %s cannot be used in this process", type(durable).__name__)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_after_fork)

@@ -18,7 +18,7 @@ from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
-from .sqliteconnection import Connection
+from .sqliteconnection import Connection, is_locked
 from .sqlitefile import SqliteFile
 
 if TYPE_CHECKING:
@@ -239,6 +239,11 @@ class SqliteDict(DurableDict[K, V]):
             return (payloads, removed) if stored == proof else None
 
         return self._commit_if(if_unchanged, written)
+
+    def _was_refused(self, error: Exception) -> bool:
+        """Whether nothing was done: so it is where another writer's lock was in the way, too."""
+        locked = isinstance(error, sqlite3.OperationalError) and is_locked(error)
+        return locked or super()._was_refused(error)
 
     def close(self) -> None:
         """Close the connections, and end the watch; see `DurableDict.close`."""

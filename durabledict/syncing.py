@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import reading
 from .changes import Changes, Commit, Difference, Undecodable, differs
-from .durations import seconds
 from .errors import MISSING, DecodingError
 from .localcopy import LocalCopy
+from .options import checked_autosync, outage_policy
 from .outage import Freshness, Stats, bare
 from .reading import syncing_class
 
@@ -76,8 +76,8 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         super().__init__()
         # A syncing class says whose it is; `type(d)(...)` makes an instance of it.
         self._native_class: type[Any] = type(self).__dict__.get("_native_of", type(self))
-        self._autosync = _autosync(autosync, self._autosync_words)
-        self._on_outage, self._max_stale = _outage_policy(on_outage, max_stale)
+        self._autosync = checked_autosync(autosync, self._autosync_words)
+        self._on_outage, self._max_stale = outage_policy(on_outage, max_stale)
         self.stats = Stats()
         self._freshness = Freshness()
         self._filled = False
@@ -116,7 +116,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     @autosync.setter
     def autosync(self, value: object) -> None:
-        checked = _autosync(value, self._autosync_words)
+        checked = checked_autosync(value, self._autosync_words)
         with self._copy_lock:
             self._autosync = checked
             self._settle()
@@ -538,32 +538,3 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     def _restart_watch(self) -> None:
         raise NotImplementedError  # base.py: the first read after a fork
-
-
-def _autosync(value: object, words: tuple[str, ...]) -> bool | float | str:
-    if value is True or value is False:
-        return value
-    if isinstance(value, str) and value in words:
-        return value
-    # An int is refused though 5 is clear: 1 and 0 are what others write for True and False.
-    given = None if isinstance(value, int) else seconds(value)
-    if given is not None and given > 0:
-        return given
-    choices = "".join(f', "{word}"' for word in words)
-    raise TypeError(
-        f"autosync={value!r}: write True (every read compares), False (only sync() does), or "
-        f"seconds above 0 as a float or timedelta, 5.0 say{choices}"
-    )
-
-
-def _outage_policy(on_outage: str, max_stale: object) -> tuple[str, float | None]:
-    if on_outage not in ("raise", "stale"):
-        raise ValueError(f'on_outage={on_outage!r}: write "raise" or "stale"')
-    if max_stale is None:
-        return on_outage, None
-    limit = seconds(max_stale)
-    if limit is None or limit < 0:
-        raise TypeError(f"max_stale={max_stale!r}: write seconds, or a timedelta")
-    if on_outage == "raise":
-        raise ValueError('max_stale bounds how long a stale copy is served: on_outage="stale"')
-    return on_outage, limit
