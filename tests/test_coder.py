@@ -308,6 +308,23 @@ def test_a_hostile_pickle_in_the_store_is_not_executed(
     assert marker.exists()
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_is_refused_is_not_for_the_old_encoding_to_run(
+    place: Any, tmp_path: Path, protocol: int
+) -> None:
+    marker = tmp_path / "marker"
+    hostile = pickle.dumps(Hostile(marker), protocol)
+    place.put("a", PickleEncoding.encode([1]))
+    place.put("hostile", hostile)
+    restricted = RestrictedPickleEncoding()
+    d = place.open(encoding=restricted, old_encoding=PickleEncoding)
+    assert_only_this_key_is_harmed(d, "hostile", {"a": [1]})
+    assert d.migrate() == 1
+    assert not marker.exists()
+    place.open(encoding=PickleEncoding)
+    assert marker.exists()
+
+
 @sealed_by
 def test_a_secret_is_rotated(place: Any, sealed: Any) -> None:
     values = {"a": [1], "b": "text", ("c", 2): None}

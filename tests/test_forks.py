@@ -7,6 +7,7 @@ is warned of since Python 3.12. A failed assertion in a child makes its exit sta
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sqlite3
@@ -23,9 +24,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from durabledict import MISSING, MemoryDict, MemoryStorage, SqliteDict, sqliteconnection
+from durabledict import MISSING, MemoryDict, MemoryStorage, SqliteDict, forking, sqliteconnection
 from durabledict.reading import Syncing
 from durabledict.sqliteconnection import Connection
+
+from .test_subclassing import FourMethods, Table
 
 ROOT = Path(__file__).parent.parent
 
@@ -184,9 +187,33 @@ def sync_mutex_is_held(kind: str, place: Path) -> None:
     other["k"] = 1
     stop = Stop()
     stop.before(d, "last_updated")
+
+    def child() -> None:
+        # A new thread may get the number of the one that is no more.
+        assert d._sync_owner is None
+        everything_works(d)
+
     with stop.by(lambda: d["k"]):
-        ended_well(fork(partial(everything_works, d)))
+        ended_well(fork(child))
     everything_works(d)
+
+
+def subscriptions_are_being_changed(kind: str, place: Path) -> None:
+    d = opened(kind, place)
+    stop = Stop()
+    heard: list[Any] = []
+
+    def hold() -> None:
+        with d._feed._edit:
+            stop.here()
+
+    def child() -> None:
+        d.on_change(lambda *change: heard.append(change))
+        d["k"] = 1
+        assert heard == [("k", MISSING, 1)]
+
+    with stop.by(hold):
+        ended_well(fork(child))
 
 
 def callbacks_are_being_delivered(kind: str, place: Path) -> None:
@@ -268,6 +295,7 @@ def a_class_is_being_made(kind: str, place: Path) -> None:
         copy_lock_is_held,
         apply_is_half_done,
         sync_mutex_is_held,
+        subscriptions_are_being_changed,
         callbacks_are_being_delivered,
         a_callback_forks,
         a_class_is_being_made,
@@ -573,6 +601,24 @@ def storage_is_locked(place: Path) -> None:
     everything_works(d)
 
 
+def writers_take_turns(place: Path) -> None:
+    """Without compare-and-set in the store, a writer holds a lock while it asks."""
+    d = FourMethods(Table())
+    d["k"] = 1
+    stop = Stop()
+    stop.before(d, "persist")
+
+    def child() -> None:
+        vars(d).pop("persist")
+        d["k"] = 2
+        assert d.setdefault("l", 3) == 3
+        assert d == {"k": 2, "l": 3}
+
+    with stop.by(lambda: d.update(parent=1)):
+        ended_well(fork(child))
+    assert d == {"k": 1, "parent": 1}
+
+
 def commit_is_half_done(place: Path) -> None:
     """The parent's commit may have written its entries, and not yet said which."""
     stop = Stop()
@@ -608,7 +654,9 @@ def commit_is_half_done(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", [storage_is_locked, commit_is_half_done], ids=lambda scenario: scenario.__name__
+    "scenario",
+    [storage_is_locked, commit_is_half_done, writers_take_turns],
+    ids=lambda scenario: scenario.__name__,
 )
 def test_a_thread_of_the_parent_uses_the_memory_storage(
     scenario: Callable[[Path], None], tmp_path: Path
@@ -666,6 +714,131 @@ def watch_restarts(kind: str, place: Path) -> None:
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_the_childs_watch_restarts_at_its_first_read(kind: str, tmp_path: Path) -> None:
     run(watch_restarts, kind, tmp_path)
+
+
+def watched() -> tuple[Any, Any]:
+    """A dict with a watch that waits, and the watch."""
+    d: Any = MemoryDict(autosync=False)
+    waits = threading.Event()
+    original = d.wait
+
+    def wait(since: Any, timeout: float) -> bool:
+        waits.set()
+        return bool(original(since, timeout))
+
+    d.wait = wait
+    watch = d.watch(interval=4 * PATIENCE)
+    assert waits.wait(PATIENCE)
+    return d, watch
+
+
+def watch_restarts_once(place: Path) -> None:
+    uses: list[Callable[[Any], object]] = [
+        lambda d: d.get("k"), lambda d: len(d), lambda d: list(d), lambda d: d.sync(),
+    ]  # fmt: skip
+    for use in uses:
+        d, watch = watched()
+
+        def child(d: Any = d, watch: Any = watch, use: Any = use) -> None:
+            assert not watch.running
+            use(d)
+            assert watch.running
+            assert not is_syncing(d)
+            first = watch._thread
+            for again in uses:
+                again(d)
+            assert watch._thread is first
+
+        ended_well(fork(child))
+        d.close()
+
+
+def inherited_handle_stops_the_restarted_watch(place: Path) -> None:
+    d, watch = watched()
+
+    def child() -> None:
+        d.get("k")
+        thread = watch._thread
+        assert thread.is_alive()
+        watch.stop()
+        assert not thread.is_alive()
+        assert not watch.running
+        d.get("k")
+        assert not watch.running
+
+    ended_well(fork(child))
+    assert watch.running
+    d.close()
+
+
+def watch_is_replaced_in_the_child(place: Path) -> None:
+    d, watch = watched()
+
+    def child() -> None:
+        again = d.watch(interval=4 * PATIENCE)
+        d.get("k")
+        assert again.running
+        assert not watch.running
+        assert threading.active_count() == 2
+        d.close()
+        assert threading.active_count() == 1
+
+    ended_well(fork(child))
+    d.close()
+
+
+def watch_that_was_stopped_does_not_come_back(place: Path) -> None:
+    d, watch = watched()
+    watch.stop()
+
+    def child() -> None:
+        assert not is_syncing(d)
+        d.get("k")
+        d.sync()
+        assert not watch.running
+        assert threading.active_count() == 1
+
+    ended_well(fork(child))
+    d.close()
+
+
+def watch_is_interrupted_in_the_parent(place: Path) -> None:
+    """The interrupt is for the parent's thread: the child's would spin."""
+    d, _ = watched()
+    d._interrupted.set()
+
+    def child() -> None:
+        d.get("k")
+        assert not d._interrupted.is_set()
+
+    ended_well(fork(child))
+    d.close()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        watch_restarts_once,
+        inherited_handle_stops_the_restarted_watch,
+        watch_is_replaced_in_the_child,
+        watch_that_was_stopped_does_not_come_back,
+        watch_is_interrupted_in_the_parent,
+    ],
+    ids=lambda scenario: scenario.__name__,
+)
+def test_the_handle_of_a_watch_goes_on_working(
+    scenario: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run(scenario, tmp_path)
+
+
+def test_dicts_that_are_gone_are_not_marked() -> None:
+    d = MemoryDict[str, int]()
+    identity = id(d)
+    assert forking._living[identity]() is d
+    del d
+    gc.collect()
+    assert identity not in forking._living
 
 
 # -- running them ---------------------------------------------------------------------------------

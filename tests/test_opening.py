@@ -51,6 +51,12 @@ def test_an_unknown_scheme_is_told_which_there_are(url: str) -> None:
         durabledict.open(url)
 
 
+@pytest.mark.parametrize("url", [5, None, b"memory://", Path("x.sqlite")])
+def test_what_is_no_url_is_a_type_error(url: Any) -> None:
+    with pytest.raises(TypeError, match=f"open takes a URL, not {type(url).__name__}"):
+        durabledict.open(url)
+
+
 def test_an_unknown_option_is_told_which_there_are() -> None:
     with pytest.raises(TypeError, match=r"no option 'autosnyc'.*autosync.*storage.*max_stale"):
         durabledict.open("memory://", autosnyc=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from durabledict import (
+    DecodingError,
     DurableDict,
     DurableDictError,
     EncodingError,
@@ -63,6 +65,32 @@ class TestOrder:
                     assert list(reader.copy()) == list(model)
             reader.close()
         writer.close()
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_what_is_removed_and_written_again_goes_to_the_end(
+        self, tmp_path: Path, force: bool
+    ) -> None:
+        """Though its value is the same: only its place tells."""
+        writer = SqliteDict[str, int](tmp_path / "x.sqlite")
+        reader = SqliteDict[str, int](tmp_path / "x.sqlite", autosync=False)
+        with writer, reader:
+            writer.update(a=1, b=2)
+            reader.sync()
+            reader.copy()
+            del writer["a"]
+            writer["a"] = 1
+            writer["b"] = 3
+            reader.sync(force=force)
+            assert list(reader) == list(reader.copy()) == list(writer) == ["b", "a"]
+
+    def test_what_only_changed_has_not_moved(self, tmp_path: Path) -> None:
+        with SqliteDict[str, int](tmp_path / "x.sqlite") as d:
+            d["a"] = 1
+            stamp = d.last_updated()
+            d["a"] = 2
+            changes = d.changes(stamp)
+            assert changes is not None
+            assert (changes.written, list(changes.moved)) == ({"a": 2}, [])
 
     def test_a_key_that_stays_is_not_moved_by_one_that_does(self) -> None:
         assert _moved(["x", "y"], ["y", "x"]) == ["x"]
@@ -228,6 +256,36 @@ class TestTheFile:
             assert query(file, "PRAGMA journal_mode") == [("wal",)]
             assert d == {"k": 1}
 
+    def test_the_journal_mode_is_waited_for(self, file: Path, failing: Any) -> None:
+        SqliteDict[str, int](file).close()
+        with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+            assert other.execute("PRAGMA journal_mode = DELETE").fetchall() == [("delete",)]
+            other.execute("BEGIN EXCLUSIVE")
+            attempts: list[str] = []
+
+            def let_go_at_the_second(connection: Failing, sql: str) -> None:
+                attempts.append(sql)
+                if len(attempts) == 1:
+                    failing.instead = let_go_at_the_second
+                else:
+                    other.execute("COMMIT")
+
+            failing.at, failing.instead = "PRAGMA journal_mode", let_go_at_the_second
+            SqliteDict[str, int](file, timeout=PATIENCE).close()
+            assert len(attempts) == 2
+
+    def test_tables_that_another_process_made_at_the_same_moment(
+        self, file: Path, failing: Any
+    ) -> None:
+        def make(connection: Failing, sql: str) -> None:
+            SqliteDict[str, int](file).close()
+
+        failing.at, failing.instead = "BEGIN IMMEDIATE", make
+        with SqliteDict[str, int](file) as d:
+            assert failing.instead is None
+            d["k"] = 1
+            assert d == {"k": 1}
+
     def test_a_commit_is_on_the_disk(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[sqlite3.Connection] = []
 
@@ -264,6 +322,54 @@ class TestPayloads:
             assert d.compare_and_set("data", "x", "y") is False
         with SqliteDict[Any, Any](file, encoding=NoOpEncoding) as d:
             assert d == {"text": "x", "data": b"x"}
+
+    def test_text_that_is_no_text_is_refused_before_anything_is_sent(self, file: Path) -> None:
+        with SqliteDict[Any, Any](file, encoding=NoOpEncoding) as d:
+            d["k"] = "x"
+            stamp = d.last_synced
+            with pytest.raises(EncodingError, match="payload of key 'bad' is no text"):
+                d.update(good="x", bad="lone \ud800 surrogate")
+            assert d.last_synced == stamp == d.last_updated()
+            assert d == {"k": "x"}
+
+    @pytest.mark.parametrize("autosync", [True, False])
+    def test_text_of_another_program_that_is_no_utf8_harms_its_key_alone(
+        self, file: Path, autosync: bool
+    ) -> None:
+        with SqliteDict[Any, Any](file, autosync=autosync, encoding=JSONEncoding) as d:
+            d.update(good=1, bad=2)
+            query(
+                file,
+                "UPDATE durabledict_entries SET value = CAST(x'22ff22' AS TEXT) WHERE key = 'bad'",
+            )
+            d.sync(force=True)
+            assert d.copy() == {"good": 1}
+            assert list(d.undecodable) == ["bad"]
+            with pytest.raises(DecodingError, match="'bad'"):
+                d["bad"]
+            d["good"] = 3
+            assert d["good"] == 3
+            d["bad"] = 4
+            assert d.copy() == {"good": 3, "bad": 4}
+            assert not d.undecodable
+
+    @pytest.mark.parametrize("how", ["clear", "replace_all"])
+    def test_a_key_of_another_program_that_is_no_utf8_can_be_removed(
+        self, file: Path, how: str
+    ) -> None:
+        with SqliteDict[Any, Any](file, encoding=JSONEncoding) as d:
+            d["k"] = 1
+            query(file, "UPDATE durabledict_entries SET key = CAST(x'6bff' AS TEXT)")
+            d["l"] = 2
+            d.sync(force=True)
+            assert d.copy() == {"k\udcff": 1, "l": 2}
+            if how == "clear":
+                d.clear()
+            else:
+                d.replace_all({"l": 2})
+            d.sync(force=True)
+            assert "k\udcff" not in d
+        assert query(file, "SELECT count(*) FROM durabledict_entries WHERE key != 'l'") == [(0,)]
 
     def test_a_number_and_its_digits_are_two_keys(self, file: Path) -> None:
         with SqliteDict[Any, str](file) as a, SqliteDict[Any, str](file) as b:
@@ -341,6 +447,49 @@ class TestStamps:
             assert changes is not None
             assert (changes.stamp, changes.written) == (expected, {"k": 0})
             assert reader == {"k": 2, "late": 2}
+
+    def test_a_delta_needs_the_very_commit(self, file: Path) -> None:
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+            version, nonce = d.last_updated()
+            assert d.changes((version, nonce)) is not None
+            assert d.changes((version, nonce + 1)) is None
+            assert d.changes((version + 1, nonce)) is None
+
+    def test_a_write_between_data_version_and_stamp_is_seen_by_the_next_read(
+        self, file: Path
+    ) -> None:
+        with (
+            SqliteDict[str, int](file) as a,
+            SqliteDict[str, int](file) as b,
+            SqliteDict[str, int](file, "another keyspace") as elsewhere,
+        ):
+            b["k"] = 1
+            assert a["k"] == 1
+            original = a._stamp
+
+            def stamp(connection: Connection) -> Any:
+                found = original(connection)
+                vars(a).pop("_stamp")
+                b["k"] = 2
+                return found
+
+            elsewhere["x"] = 1  # so that data_version is another, and the stamp is not
+            a._stamp = stamp  # type: ignore[method-assign]  # a hook
+            assert a["k"] == 1  # the read began before the write
+            assert a["k"] == 2
+
+    def test_replace_all_writes_the_difference(self, file: Path) -> None:
+        with SqliteDict[str, int](file) as d:
+            d.update(a=1, b=2)
+            stamp = d.last_updated()
+            d.replace_all({"a": 1, "b": 2})
+            assert d.last_updated() == stamp
+            commit = d._replace_all({"a": 1, "b": 3})
+            assert commit.written == {"b": 3}
+            changes = d.changes(stamp)
+            assert changes is not None
+            assert changes.written == {"b": 3}
 
     def test_writes_of_another_connection_are_always_seen(self, file: Path) -> None:
         """An unfinished cursor would freeze data_version."""
@@ -431,6 +580,57 @@ class TestTransactions:
             d["k"] = 3
             assert d["k"] == 3
             assert query(file, "SELECT count(*) FROM durabledict_commits") == [(2,)]
+
+    @pytest.mark.parametrize("autosync", [True, False])
+    def test_a_write_that_was_refused_is_no_doubt(self, file: Path, autosync: bool) -> None:
+        with (
+            SqliteDict[str, int](file, autosync=autosync, timeout=0.01) as d,
+            plain(file) as other,
+        ):
+            d["k"] = 1
+            reloads = d.stats.reloads
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                d["k"] = 2
+            other.execute("ROLLBACK")
+            assert d.last_synced == d.last_updated()
+            assert d["k"] == 1
+            assert d.stats.reloads == reloads
+
+    def test_an_interrupt_as_the_transaction_begins_leaves_none_open(
+        self, file: Path, failing: Any
+    ) -> None:
+        """The lock is taken, and Python has not come to the next line."""
+        with SqliteDict[str, int](file) as d, SqliteDict[str, int](file, timeout=0.1) as other:
+            d["k"] = 1
+            left: list[Failing] = []
+
+            def interrupt(connection: Failing, sql: str) -> None:
+                sqlite3.Connection.execute(connection, sql)
+                left.append(connection)
+                raise KeyboardInterrupt
+
+            for at in ("BEGIN IMMEDIATE", "BEGIN"):
+                failing.at, failing.instead = at, interrupt
+                with pytest.raises(KeyboardInterrupt):
+                    if at == "BEGIN":
+                        d.changes(d.last_updated())
+                    else:
+                        d["k"] = 2
+                assert not left.pop().in_transaction
+            other["k"] = 3
+            assert d["k"] == other["k"] == 3
+
+    def test_a_transaction_that_an_interrupt_left_open_is_ended_by_the_next_use(
+        self, file: Path
+    ) -> None:
+        with SqliteDict[str, int](file) as d, SqliteDict[str, int](file, timeout=0.1) as other:
+            d["k"] = 1
+            with d._file.use() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+            assert d["k"] == 1
+            other["k"] = 2
+            assert d["k"] == 2
 
     @pytest.mark.parametrize("at", ["COMMIT", "\n    SELECT version, nonce", "\n    INSERT INTO"])
     def test_an_interrupt_leaves_no_transaction_open(
@@ -561,3 +761,72 @@ class TestConnections:
         gc.collect()
         assert len(noted) == 2
         assert all(connection.closed for connection in noted)
+
+    def test_close_waits_until_another_thread_is_done_with_its_own(
+        self, file: Path, failing: Any
+    ) -> None:
+        with SqliteDict[str, int](file) as writer:
+            writer["k"] = 1
+            d = SqliteDict[str, int](file)
+            in_a_call, states = threading.Event(), []
+
+            def close_meanwhile(connection: Failing, sql: str) -> None:
+                in_a_call.set()
+                ends = time.monotonic() + PATIENCE
+                while not d._is_closed and time.monotonic() < ends:
+                    time.sleep(0.001)
+                states.append((d._is_closed, connection.is_shut))
+
+            failing.at, failing.instead = "PRAGMA data_version", close_meanwhile
+            results: list[Any] = []
+            thread = threading.Thread(target=lambda: results.append(d["k"]))
+            thread.start()
+            assert in_a_call.wait(PATIENCE)
+            d.close()
+            thread.join(PATIENCE)
+            assert states == [(True, False)]
+            assert results == [1]
+
+    def test_closing_while_other_threads_use_it(self, file: Path) -> None:
+        """Reads go on from the local copy; writers are told; SQLite, called late, would crash."""
+        for _ in range(4):
+            d = SqliteDict[Any, Any](file)
+            d.update(dict.fromkeys(range(50), "x"))
+            closing_began = threading.Event()
+            errors: list[BaseException] = []
+            refused: list[str] = []
+
+            def read(d: Any = d, closed: Any = closing_began, errors: Any = errors) -> None:
+                try:
+                    rounds = 0
+                    while rounds < 20:
+                        rounds += closed.is_set()
+                        assert d[7] == "x"
+                        assert len(d) >= 50
+                        assert d.get("absent") is None
+                        assert len(list(d)) >= 50
+                except BaseException as error:
+                    errors.append(error)
+
+            def write(d: Any = d, errors: Any = errors, refused: Any = refused) -> None:
+                try:
+                    while True:
+                        d["written"] = 1
+                except RuntimeError as error:
+                    refused.append(str(error))
+                except BaseException as error:
+                    errors.append(error)
+
+            threads = [threading.Thread(target=read) for _ in range(3)]
+            threads += [threading.Thread(target=write) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            d.get("k")
+            d.close()
+            closing_began.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+                assert not thread.is_alive()
+            assert not errors
+            assert len(refused) == 2
+            assert all("closed" in text for text in refused)

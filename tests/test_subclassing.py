@@ -19,9 +19,13 @@ from durabledict import (
     MemoryDict,
     MemoryStorage,
     PickleEncoding,
+    reading,
 )
 from durabledict.reading import Syncing
-from durabledict.testing import DurableDictSuite
+from durabledict.testing import DurableDictSuite, override
+from durabledict.testing.tools import PATIENCE, SuiteBase, in_thread
+
+hook, stopped_clock = SuiteBase().hook, SuiteBase().clock
 
 
 class Table:
@@ -129,6 +133,105 @@ class TestWhatFourMethodsGive:
         assert d.pop("k") == 0
         assert d.pop("k", "default") == "default"
         assert d == {}
+
+    def test_writers_of_one_dict_take_turns(self) -> None:
+        """A `setdefault` of several requests is atomic between threads at least."""
+        d = FourMethods(Table())
+        turns: list[bool] = []
+
+        def other_writers_wait() -> None:
+            lock: Any = d._writers
+            turns.append(not in_thread(lambda: lock.acquire(blocking=False)))
+
+        with (
+            hook(d, "persist", before=other_writers_wait),
+            hook(d, "depersist", before=other_writers_wait),
+        ):
+            d["k"] = 1
+            d.setdefault("l", 1)
+            d.pop("k")
+            d.update(k=1)
+            del d["k"]
+        assert turns == [True] * 5
+
+    def test_replace_all_adds_before_it_removes(self) -> None:
+        d = FourMethods(Table())
+        d["old name"] = 1
+        order: list[str] = []
+        with (
+            hook(d, "persist", before=lambda: order.append("persist")),
+            hook(d, "depersist", before=lambda: order.append("depersist")),
+        ):
+            d.replace_all({"new name": 1})
+        assert order == ["persist", "depersist"]
+
+    def test_setdefault_and_pop_ask_before_they_decide(self) -> None:
+        table = Table()
+        a, b = FourMethods(table), FourMethods(table)
+        with hook(a, "_setdefault", before=lambda: b.update(k="theirs"), times=1):
+            assert a.setdefault("k", "mine") == "theirs"
+        with hook(a, "_pop", before=lambda: b.update(k="newer"), times=1):
+            assert a.pop("k") == "newer"
+
+    @pytest.mark.parametrize("autosync", [True, False])
+    def test_a_key_error_after_a_write_is_that_of_the_store(self, autosync: bool) -> None:
+        """Not that of the key: it may have been stored."""
+        d = FourMethods(Table(), autosync=autosync)
+        d["k"] = 1
+
+        def fail() -> None:
+            raise KeyError("a row vanished")
+
+        with (
+            hook(d, "durables", before=fail, times=1),
+            pytest.raises(KeyError, match="a row vanished"),
+        ):
+            d["k"] = 2
+        assert d["k"] == 2
+        assert d.last_synced == d.last_updated()
+
+    def test_an_override_is_not_taken_for_what_is_stored(self) -> None:
+        d = FourMethods(Table())
+        d["k"] = "store"
+        with override(d, k=MISSING, only="shown"):
+            with pytest.raises(KeyError):
+                del d["only"]
+            assert d.setdefault("only", "stored") == "shown"
+            assert d.migrate() == 1
+            assert d.table.rows.keys() == {"k"}
+            del d["k"]
+        assert d.copy() == {}
+
+    def test_the_wait_that_polls_ends_with_the_stamp_the_timeout_or_an_interrupt(self) -> None:
+        d: Any = FourMethods(Table(), autosync=False)
+        pauses: list[float] = []
+
+        class Interrupted:
+            """Stands in place of the event: time passes only here."""
+
+            answer = False
+
+            def wait(self, pause: float) -> bool:
+                pauses.append(pause)
+                clock.move(pause)
+                if len(pauses) == 4:
+                    d.table.writes += 1
+                return self.answer
+
+        with stopped_clock() as clock:
+            d._interrupted = Interrupted()
+            assert d.wait(d.last_synced, 60.0) is True
+            assert len(pauses) == 4
+            assert pauses == sorted(pauses)
+            pauses[:] = [0.0] * 10
+            began = clock.now
+            assert d.wait(d.last_updated(), 1.0) is False
+            assert 1.0 <= clock.now - began < 1.001
+            assert max(pauses) <= 0.05
+            Interrupted.answer = True
+            count = len(pauses)
+            assert d.wait(d.last_updated(), 60.0) is False
+            assert len(pauses) == count + 1
 
     def test_each_missing_method_is_named(self) -> None:
         class Nothing(DurableDict[Any, Any]):
@@ -295,6 +398,49 @@ class TestPythonsHooks:
         assert MemoryDict.__name__ == type(MemoryDict()).__name__
         assert type(MemoryDict()).__doc__ == MemoryDict.__doc__
         assert type(MemoryDict()).__module__ == "durabledict.memory"
+
+
+def test_the_syncing_class_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made(MemoryDict[Any, Any]):
+        pass
+
+    made: list[Any] = []
+    original: Any = reading._make_syncing_class
+    inside, goes_on = threading.Event(), threading.Event()
+
+    def slow(native: Any) -> Any:
+        made.append(native)
+        inside.set()
+        assert goes_on.wait(PATIENCE)
+        return original(native)
+
+    monkeypatch.setattr(reading, "_make_syncing_class", slow)
+    waits = Waited(reading._making)
+    monkeypatch.setattr(reading, "_making", waits)
+    threads = [threading.Thread(target=Made) for _ in range(2)]
+    threads[0].start()
+    assert inside.wait(PATIENCE)
+    threads[1].start()
+    assert waits.second.wait(PATIENCE)
+    goes_on.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert made == [Made]
+
+
+class Waited:
+    """A lock that tells when a second thread comes."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.first, self.second = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+        self.lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self.lock.release()
 
 
 class Transactional(MemoryDict[Any, Any]):

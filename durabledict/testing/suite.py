@@ -18,14 +18,35 @@ from typing import Any
 from . import mapping
 from .contents import ContentsTests
 from .freshness import FreshnessTests
+from .locks import LockTests
+from .mending import MendingTests
+from .modifying import ModifyingTests
+from .outages import OutageTests
+from .push import PushTests
 from .races import RaceTests
 from .sequences import SequenceTests
+from .shapes import ShapesTests
+from .sharing import SharingTests
 from .tools import CAPABILITIES
+from .writing import WritingTests
 
 __all__ = ["DurableDictSuite"]
 
 
-class DurableDictSuite(ContentsTests, FreshnessTests, RaceTests, SequenceTests):
+class DurableDictSuite(
+    ContentsTests,
+    WritingTests,
+    ModifyingTests,
+    ShapesTests,
+    MendingTests,
+    FreshnessTests,
+    OutageTests,
+    PushTests,
+    RaceTests,
+    LockTests,
+    SharingTests,
+    SequenceTests,
+):
     """Subclass it, with `factory` and `capabilities`; pytest collects the rest.
 
     A test is collected only if the backend has the capabilities it needs. CPython's own tests of

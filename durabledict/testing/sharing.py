@@ -1,0 +1,199 @@
+"""The suite: one thread asks the store, and others use the answer.
+
+Rule 0.6 of docs/internals.rst: those that began to read before the question was sent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .tools import PATIENCE, SuiteBase, in_thread, needs, raises
+
+__all__ = ["SharingTests"]
+
+
+class _CountedLock:
+    """A lock that knows how many threads wait for it or hold it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.entered = 0
+
+    def __enter__(self) -> None:
+        self.entered += 1
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+    def wait_for(self, threads: int) -> None:
+        """Return when so many have come."""
+        ends = time.monotonic() + PATIENCE
+        while self.entered < threads and time.monotonic() < ends:
+            time.sleep(0.001)
+        assert self.entered >= threads
+
+
+class _Overtaking:
+    """A lock at which the first thread that comes is overtaken by another one."""
+
+    def __init__(self, lock: Any, action: Callable[[], object]) -> None:
+        self._lock = lock
+        self._actions = [action]
+
+    def __enter__(self) -> None:
+        if self._actions:
+            in_thread(self._actions.pop())
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+
+class SharingTests(SuiteBase):
+    """Many readers, few questions."""
+
+    @needs("strict")
+    def test_rule_0_6_waiting_reads_share_an_answer_asked_after_they_began(self) -> None:
+        a, b = self.open(), self.reader()
+        a["k"] = "old"
+        lock = _CountedLock(a._sync_mutex)
+        a._sync_mutex = lock
+        answered, goes_on = threading.Event(), threading.Event()
+
+        def stop_first() -> None:
+            answered.set()
+            assert goes_on.wait(PATIENCE)
+
+        results: dict[str, Any] = {}
+
+        def read(name: str) -> None:
+            results[name] = a["k"]
+
+        with self.hook(a, "last_updated", after=stop_first, times=1) as calls:
+            threads = [threading.Thread(target=read, args=("first",))]
+            threads[0].start()
+            assert answered.wait(PATIENCE)
+            # The store has answered the first reader. A write that is acknowledged now must be
+            # seen by whoever begins to read after it, though an answer is about to arrive.
+            if b is not a:
+                b["k"] = "new"
+            for number in range(8):
+                threads.append(threading.Thread(target=read, args=(f"later {number}",)))
+                threads[-1].start()
+            lock.wait_for(9)
+            goes_on.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        assert len(calls) == 2
+        if b is not a:
+            assert {results[f"later {number}"] for number in range(8)} == {"new"}
+
+    def test_rule_0_6_readers_at_the_end_of_a_bound_make_one_comparison(self) -> None:
+        with self.clock() as clock:
+            d = self.open(autosync=10.0)
+            d["k"] = 1
+            clock.move(20.0)
+            lock = _CountedLock(d._sync_mutex)
+            d._sync_mutex = lock
+            asked, goes_on = threading.Event(), threading.Event()
+
+            def stop_first() -> None:
+                asked.set()
+                assert goes_on.wait(PATIENCE)
+
+            with self.hook(d, "last_updated", before=stop_first, times=1) as calls:
+                threads = [threading.Thread(target=d.get, args=("k",)) for _ in range(8)]
+                threads[0].start()
+                assert asked.wait(PATIENCE)
+                for thread in threads[1:]:
+                    thread.start()
+                lock.wait_for(8)
+                goes_on.set()
+                for thread in threads:
+                    thread.join(PATIENCE)
+            assert len(calls) == 1
+
+    def test_rule_0_6_waiting_reads_share_a_failure(self) -> None:
+        """A store that times out must not cost each waiting thread its own timeout."""
+        d = self.open()
+        d["k"] = 1
+        lock = _CountedLock(d._sync_mutex)
+        d._sync_mutex = lock
+        asked, goes_on = threading.Event(), threading.Event()
+        failures: list[BaseException] = []
+
+        def fail() -> None:
+            asked.set()
+            assert goes_on.wait(PATIENCE)
+            raise self.outage(d)
+
+        def read() -> None:
+            try:
+                d["k"]
+            except d.unavailable as error:
+                failures.append(error)
+
+        with self.hook(d, "last_updated", before=fail) as calls:
+            threads = [threading.Thread(target=read) for _ in range(9)]
+            threads[0].start()
+            assert asked.wait(PATIENCE)
+            for thread in threads[1:]:
+                thread.start()
+            lock.wait_for(9)
+            goes_on.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        assert len(failures) == 9
+        assert len(calls) == 2
+        assert d["k"] == 1
+
+    def test_rule_0_6_an_error_that_is_no_outage_is_not_shared(self) -> None:
+        d = self.open()
+        d["k"] = 1
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with self.hook(d, "last_updated", before=interrupt, times=1), raises(KeyboardInterrupt):
+            d["k"]
+        assert d["k"] == 1
+        assert d.stale_since is None
+
+    def test_rule_0_6_who_waits_asks_again_after_an_error_that_is_no_outage(self) -> None:
+        d = self.open()
+        d["k"] = 1
+
+        def fail() -> None:
+            raise RecursionError
+
+        def fail_to_read() -> None:
+            with self.hook(d, "last_updated", before=fail), raises(RecursionError):
+                d.sync()
+
+        d._sync_mutex = _Overtaking(d._sync_mutex, fail_to_read)
+        assert d["k"] == 1
+
+    def test_rule_0_6_a_reload_by_force_is_not_satisfied_by_anothers_answer(self) -> None:
+        d = self.open(autosync=False)
+        d["k"] = 1
+        dict.__setitem__(d, "k", "wrong")
+        d._sync_mutex = _Overtaking(d._sync_mutex, d.sync)
+        assert d.sync(force=True) is True
+        assert d["k"] == 1
+
+    @needs("shared")
+    def test_rule_0_6_sync_tells_of_a_change_that_another_thread_brought(self) -> None:
+        a, b = self.open(autosync=False), self.open()
+
+        def write_and_sync() -> None:
+            b["k"] = 1
+            assert a.sync() is True
+
+        a._sync_mutex = _Overtaking(a._sync_mutex, write_and_sync)
+        with self.hook(a, "last_updated") as calls:
+            assert a.sync() is True
+        assert len(calls) == 1
