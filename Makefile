@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Kept inside the environment, so that runs in two environments do not mix their data.
-COVERAGE := COVERAGE_FILE="$(CURDIR)/$(VENV)/coverage" $(BIN)/python -m coverage
+COVERAGE := COVERAGE_FILE="$(abspath $(VENV))/coverage" $(BIN)/python -m coverage
 RESULTS := $(VENV)/test-results.xml
 
 .DEFAULT_GOAL := help
@@ -90,7 +90,7 @@ bench: $(VENV)/installed-bench ## run the benchmarks
 
 # The examples may create files: they run in a folder that is thrown away.
 IN_SCRATCH := scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cd "$$scratch" &&
-PYTHON_HERE := "$(CURDIR)/$(BIN)/python"
+PYTHON_HERE := "$(abspath $(BIN))/python"
 SPHINX := $(PYTHON_HERE) -m sphinx -W --keep-going --quiet
 
 .PHONY: docs

@@ -37,6 +37,13 @@ SUFFIX = ".value"
 class FolderDict(DurableDict[K, V]):
     """A durable dict whose entries are files.
 
+    A folder cannot replace two files in one step. The stamp comes last, so whoever reads in between
+    holds the new data under the old stamp, and syncs once more. A process that dies in between
+    leaves an entry that those who have the dict open see only after somebody's next write, or after
+    ``sync(force=True)``. A stamp before the data as well would mend nothing: who reads after it
+    holds the old data under the stamp that stays. A write survives the crash of any process, not
+    the loss of power.
+
     :param folder: where they are; made if it is not there
     :param options: see `DurableDict`
 
