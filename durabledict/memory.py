@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
@@ -186,17 +186,25 @@ class MemoryDict(DurableDict[K, V]):
     def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V]:
         """Store several entries in one commit."""
         payloads, written = self._prepare_all(entries)
-        return self._commit(payloads, written, lambda stored: [])
+        return self._commit(written, lambda stored: (payloads, []))
 
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V]:
         """Remove several entries in one commit."""
         wanted = list(keys)
-        return self._commit({}, {}, lambda stored: [key for key in wanted if key in stored])
+        return self._commit({}, lambda stored: ({}, [key for key in wanted if key in stored]))
 
     def _replace_all(self, entries: Mapping[K, V]) -> Commit[K, V]:
         payloads, written = self._prepare_all(entries)
         return self._commit(
-            payloads, written, lambda stored: [key for key in stored if key not in payloads]
+            written,
+            lambda stored: (
+                {
+                    key: payload
+                    for key, payload in payloads.items()
+                    if not _is_stored(stored.get(key, MISSING), payload)
+                },
+                [key for key in stored if key not in payloads],
+            ),
         )
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
@@ -245,17 +253,28 @@ class MemoryDict(DurableDict[K, V]):
 
     def _commit(
         self,
-        payloads: dict[K, Any],
         written: dict[K, Any],
-        choose: Any,
+        choose: Callable[[dict[Any, Any]], tuple[dict[K, Any], list[K]]],
     ) -> Commit[K, V]:
-        """Write in one step; `choose` names the keys to remove, given all that are stored."""
+        """Write in one step.
+
+        :param written: the values as stored, of the keys that `choose` may write
+        :param choose: given all that are stored, says what to write and what to remove
+
+        """
         with self.storage.lock:
             before = self.storage.stamp
-            removed = choose(self.storage.entries)
+            payloads, removed = choose(self.storage.entries)
             # Dropping the last reference to a value runs its finalizer, which may come back
             # here: `replaced` lives until the lock is released.
             replaced = self.storage.commit(payloads, removed) if payloads or removed else ()
             after = self.storage.stamp
         del replaced
-        return Commit(before, after, written, removed)
+        return Commit(before, after, {key: written[key] for key in payloads}, removed)
+
+
+def _is_stored(stored: Any, payload: Any) -> bool:
+    """Whether a payload is the stored one. No user's `==` is called: the lock is held."""
+    if type(stored) is type(payload) and type(payload) in (bytes, str):
+        return bool(stored == payload)
+    return stored is payload

@@ -18,7 +18,8 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Connections:
 
     def open(self) -> Connection:
         """Open one more, for the calling thread; wait while the process forks."""
-        with _gate.lock:
+        with _gate.entered():
             connection = sqlite3.connect(
                 self._path,
                 timeout=0,  # waiting is done in `rows`, where a fork can come between
@@ -134,6 +135,20 @@ class Connections:
             self.shut(connection)
             raise RuntimeError(f"the dict over {self._path} is closed")
         return connection
+
+    def require_own_process(self) -> None:
+        """Raise in a child that was forked past Python's hooks (uWSGI does so by default).
+
+        SQLite would take the parent's locks for the child's own, and the child's commits could be
+        lost though they were acknowledged.
+
+        """
+        if self._process != os.getpid():
+            raise RuntimeError(
+                f"this process was forked while {self._path} was open, and Python's fork hooks "
+                "did not run: open the dict in the child (uWSGI: lazy-apps, or "
+                "py-call-uwsgi-fork-hooks)"
+            )
 
     def shut(self, connection: Connection) -> None:
         """Close the connection of a thread that has ended."""
@@ -167,6 +182,7 @@ class Own:
         self._depth = 0
 
     def __enter__(self) -> Connection:
+        self._connections.require_own_process()
         while True:
             connection = self._connection
             if connection is None:
@@ -240,10 +256,22 @@ class _Gate:
     def __init__(self) -> None:
         self.lock = threading.Lock()  # held to open a connection, and for the length of a fork
         self.open: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.forking: int | None = None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Wait for a fork to be over."""
+        if self.forking == threading.get_ident():
+            # Another package's fork hook uses a dict: to wait for the end of the fork, here in
+            # the thread that forks, would not end.
+            raise RuntimeError("an SQLite file cannot be opened in a fork hook")
+        with self.lock:
+            yield
 
     def before_fork(self) -> None:
         """Close every connection, as soon as its thread is out of its transaction."""
         self.lock.acquire()
+        self.forking = threading.get_ident()
         for connection in list(self.open):
             if connection.use.acquire(timeout=PATIENCE):
                 try:
@@ -259,9 +287,11 @@ class _Gate:
         self.open.clear()
 
     def after_fork_in_parent(self) -> None:
+        self.forking = None
         self.lock.release()
 
     def after_fork_in_child(self) -> None:
+        self.forking = None
         self.lock = threading.Lock()
 
 

@@ -6,6 +6,7 @@ is warned of since Python 3.12. A failed assertion in a child makes its exit sta
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import os
@@ -547,6 +548,32 @@ def grandchildren(place: Path) -> None:
     sound(place)
 
 
+def child_closes(place: Path) -> None:
+    d = opened("sqlite", place)
+    d["k"] = 1
+
+    def child() -> None:
+        used: list[Connection] = []
+
+        def use() -> None:
+            with d._file.use() as connection:
+                used.append(connection)
+            assert d["k"] == 1
+
+        use()
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert [connection.is_shut for connection in used] == [False, True]
+        d.close()
+        assert [connection.is_shut for connection in used] == [True, True]
+
+    ended_well(fork(child))
+    d["k"] = 2
+    d.close()
+    sound(place)
+
+
 def a_closed_dict_stays_closed(place: Path) -> None:
     d = opened("sqlite", place)
     d["k"] = 1
@@ -560,15 +587,46 @@ def a_closed_dict_stays_closed(place: Path) -> None:
     ended_well(fork(child))
 
 
+def forked_past_the_hooks(place: Path) -> None:
+    """As an embedding C program does it; SQLite would take the parent's locks for the child's."""
+    d = opened("sqlite", place)
+    d["k"] = 1
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        for use in (lambda: d["k"], lambda: d.update(child=1), d.sync):
+            with pytest.raises(RuntimeError, match="fork hooks"):
+                use()
+        os._exit(0)
+    ended_well(child)
+    assert d == {"k": 1}
+
+
+def a_fork_hook_uses_a_dict(place: Path) -> None:
+    """One that runs while no connection may be opened gets an error and does not hang."""
+    d = opened("sqlite", place)
+    d["k"] = 1
+    gate = sqliteconnection._gate
+    gate.before_fork()
+    try:
+        with pytest.raises(RuntimeError, match="fork hook"):
+            d["k"]
+    finally:
+        gate.after_fork_in_parent()
+    assert d == {"k": 1}
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
+        forked_past_the_hooks,
+        a_fork_hook_uses_a_dict,
         transaction_is_open,
         snapshot_is_open,
         parent_closes,
         parent_closes_and_opens_again,
         parent_loads_before_it_forks_workers,
         grandchildren,
+        child_closes,
         a_closed_dict_stays_closed,
     ],
     ids=lambda scenario: scenario.__name__,
@@ -755,9 +813,11 @@ def watch_restarts_once(place: Path) -> None:
 
 def inherited_handle_stops_the_restarted_watch(place: Path) -> None:
     d, watch = watched()
+    inherited = watch._stopping
 
     def child() -> None:
         d.get("k")
+        assert watch._stopping is not inherited  # whose lock the parent's thread may have held
         thread = watch._thread
         assert thread.is_alive()
         watch.stop()

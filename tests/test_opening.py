@@ -14,6 +14,8 @@ import durabledict
 from durabledict import MemoryDict, SqliteDict
 from durabledict.opening import _schemes
 
+from . import not_measured
+
 
 @pytest.fixture
 def _schemes_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +113,12 @@ class TestRegistering:
 class TestImporting:
     def run(self, code: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", code],
+            env=not_measured(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         return done.stdout.strip()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 from typing import Any
 
 import pytest
@@ -134,32 +133,3 @@ def test_a_copy_that_was_never_filled_is_not_served() -> None:
             clock.move(2 * LONGEST_RETRY)
         d.down = False
         assert d.copy() == {}
-
-
-def test_threads_that_share_a_failure_each_raise_their_own() -> None:
-    """One object raised by many threads would grow a traceback of them all."""
-    d: Any = Down()
-    together = threading.Barrier(3)
-    asked = threading.Event()
-
-    def fail() -> Any:
-        asked.set()
-        raise OSError("down")
-
-    d.last_updated = fail
-    caught: list[BaseException] = []
-
-    def read() -> None:
-        together.wait()
-        for _ in range(5):
-            try:
-                d.get("k")
-            except OSError as error:
-                caught.append(error)
-
-    threads = [threading.Thread(target=read) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({id(error) for error in caught}) == len(caught) == 15

@@ -31,6 +31,8 @@ from durabledict.changes import _moved
 from durabledict.sqliteconnection import Connection
 from durabledict.testing import DurableDictSuite
 
+from . import not_measured
+
 ROOT = Path(__file__).parent.parent
 
 # No test takes that long: it is when a thread that hangs becomes a failure.
@@ -209,6 +211,7 @@ class TestTheFile:
             done = subprocess.run(
                 [sys.executable, "-c", program, str(file)],
                 cwd=ROOT,
+                env=not_measured(),
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE,
@@ -745,6 +748,25 @@ class TestConnections:
         assert [connection.closed for connection in noted] == [True, True]
         assert not [name for name in os.listdir(file.parent) if name != file.name]
 
+    def test_none_is_opened_after_close(self, file: Path, noted: list[Noted]) -> None:
+        """By a thread that was on its way when another one closed the dict."""
+        d = SqliteDict[str, int](file)
+        d.close()
+        with pytest.raises(RuntimeError, match="closed"), d._file.use():
+            pass
+        assert all(connection.closed for connection in noted)
+
+    def test_those_of_another_process_are_left_alone(self, file: Path, noted: list[Noted]) -> None:
+        """As after a fork that Python did not see."""
+        d = SqliteDict[str, int](file)
+        connections = d._file._connections
+        process, connections._process = connections._process, -1
+        d.close()
+        assert [connection.closed for connection in noted] == [False]
+        connections._process = process
+        connections.close()
+        assert [connection.closed for connection in noted] == [True]
+
     def test_a_dict_that_is_dropped_closes_them(self, file: Path, noted: list[Noted]) -> None:
         d = SqliteDict[str, int](file)
         d["k"] = 1
@@ -756,8 +778,12 @@ class TestConnections:
         query(file, "CREATE TABLE durabledict_log (a)")
         with pytest.raises(ValueError):
             SqliteDict(file)
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError) as caught:
             SqliteDict(file.with_name("y.sqlite"), autosync=1)
+        # At once, though the traceback still holds the dict.
+        assert noted[-1].closed
+        assert caught.tb is not None
+        del caught
         gc.collect()
         assert len(noted) == 2
         assert all(connection.closed for connection in noted)

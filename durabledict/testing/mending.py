@@ -117,6 +117,24 @@ class MendingTests(SuiteBase):
         assert not d.undecodable
         assert d["bad"] == 3
 
+    @needs("shared")
+    def test_a_bad_value_that_somebody_else_removes_or_mends_is_listed_no_more(self) -> None:
+        mends: list[Any] = [
+            lambda b: b.__delitem__("bad"), lambda b: b.clear(), lambda b: b.update(bad=3),
+        ]  # fmt: skip
+        for mend in mends:
+            a, b = self.open(autosync=False), self.open()
+            b.update(good=1, bad=2)
+            self.spoil(a, "bad")
+            a.sync(force=True)
+            assert list(a.undecodable) == ["bad"]
+            for name in ("durables", "changes", "_fetch"):
+                vars(a).pop(name, None)
+            mend(b)
+            a.sync()
+            assert not a.undecodable
+            self.check(a, self.other(b))
+
     # -- closing ------------------------------------------------------------------------------
 
     def test_after_close_reads_go_on_and_writes_do_not(self) -> None:
@@ -247,6 +265,18 @@ class MendingTests(SuiteBase):
             assert a["k"] == 1
             b["k"] = 0
             b["k"] = 1
+
+    def test_an_override_may_show_a_key_that_cannot_be_decoded(self) -> None:
+        for autosync in (True, False):
+            d = self.open(autosync=autosync)
+            d["bad"] = 1
+            self.spoil(d, "bad")
+            d.sync(force=True)
+            with override(d, bad="shown"):
+                assert d["bad"] == d.get("bad") == d.copy()["bad"] == "shown"
+                assert "bad" in d
+            with raises(DecodingError, "'bad'"):
+                d["bad"]
 
     def test_what_an_override_shows_is_not_written(self) -> None:
         d = self.open()

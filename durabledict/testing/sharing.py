@@ -151,6 +151,24 @@ class SharingTests(SuiteBase):
         assert len(calls) == 2
         assert d["k"] == 1
 
+    def test_rule_0_6_a_failure_that_is_shared_is_raised_as_a_copy(self) -> None:
+        """One object that many threads raise would grow a traceback of them all."""
+        d = self.open()
+
+        def fail_to_read() -> None:
+            with self.down(d), raises(d.unavailable):
+                d.sync()
+
+        caught: list[BaseException] = []
+        mutex = d._sync_mutex
+        for _ in range(2):
+            d._sync_mutex = _Overtaking(mutex, fail_to_read)
+            try:
+                d.get("k")
+            except d.unavailable as error:
+                caught.append(error)
+        assert len({id(error) for error in (*caught, d._answer_error)}) == 3
+
     def test_rule_0_6_an_error_that_is_no_outage_is_not_shared(self) -> None:
         d = self.open()
         d["k"] = 1
