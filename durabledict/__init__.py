@@ -35,7 +35,8 @@ from .errors import (
     EncodingError,
     NonUniqueKeyError,
 )
-from .opening import open, register_scheme
+from .opening import open as open
+from .opening import register_scheme
 
 if TYPE_CHECKING:
     from .memory import MemoryDict, MemoryStorage
@@ -67,9 +68,9 @@ __all__ = [
     "SignedEncoding",
     "SqliteDict",
     "Undecodable",
-    "open",
     "register_scheme",
 ]
+# Without `open`: "from durabledict import *" is not to take Python's own away.
 
 _BACKENDS = {"MemoryDict": "memory", "MemoryStorage": "memory", "SqliteDict": "sqlite"}
 

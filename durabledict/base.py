@@ -222,14 +222,21 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
         key = canonical_key(key)
         try:
-            commit = self._write(partial(self._pop, key))
-        except KeyError:
+            commit = self._write(partial(self._pop_there, key))
+        except _AbsentError:
             if dict.__contains__(self, key):
                 self._catch_up()
             if default:
                 return default[0]
             raise KeyError(key) from None
         return self._value_of(commit)
+
+    def _pop_there(self, key: K) -> Any:
+        """Call `_pop`, whose KeyError is not to be mixed up with one of the sync after it."""
+        try:
+            return self._pop(key)
+        except KeyError as error:
+            raise _AbsentError(key) from error
 
     def popitem(self) -> tuple[K, V]:
         """Remove some item, the newest one this process knows of, and return it, atomically.
@@ -258,22 +265,34 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         was stopped: a key that somebody else writes meanwhile keeps what they wrote (but in a
         backend without `_compare_and_set`). Undecodable keys are left as they are.
 
+        :raises EncodingError: the current encoding does not take the value of some key, the first
+            of which it names. It is raised at the end: all other keys are stored anew
+
         """
         self.sync(force=True)
         count = 0
+        refused: EncodingError | None = None
         shown = dict.fromkeys([*self._keys(), *self._covered])
         for key in [key for key in shown if self._store_side(key) is not MISSING]:
-            if self._has_compare_and_set():
-                try:
-                    count += atomic.rewrite(self, key)
-                except DecodingError:
-                    continue  # written since by somebody whose values this process cannot read
-            else:
-                value = self._store_side(key)
-                if not isinstance(value, Missing):
-                    self._write(partial(self._persist, key, value))
-                    count += 1
+            try:
+                count += self._rewrite(key)
+            except EncodingError as error:
+                refused = refused or error
+            except DecodingError:
+                continue  # written since by somebody whose values this process cannot read
+        if refused is not None:
+            raise refused
         return count
+
+    def _rewrite(self, key: K) -> bool:
+        """Store the value of a key once more; return False when it is gone."""
+        if self._has_compare_and_set():
+            return atomic.rewrite(self, key)
+        value = self._store_side(key)
+        if isinstance(value, Missing):
+            return False
+        self._write(partial(self._persist, key, value))
+        return True
 
     # -- read-modify-write --------------------------------------------------------------------
 
@@ -293,6 +312,12 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """
         return atomic.compare_and_set(self, canonical_key(key), old, new)
 
+    @overload
+    def compute(self, key: K, function: Callable[[Any], V], default: Any = MISSING) -> V: ...
+    @overload
+    def compute(
+        self, key: K, function: Callable[[Any], V | Missing], default: Any = MISSING
+    ) -> V | Missing: ...
     def compute(
         self, key: K, function: Callable[[Any], V | Missing], default: Any = MISSING
     ) -> V | Missing:
@@ -565,9 +590,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             return coder.decode(self.encoding, self.old_encoding, self.keyspace, key, payload)
         except DecodingError as error:
             # It is kept: without the tracebacks, whose frames hold the caller's local variables.
-            for kept in (error, error.__cause__):
-                if kept is not None:
-                    kept.__traceback__ = kept.__context__ = None
+            kept: BaseException | None = error
+            while kept is not None:
+                kept.__traceback__ = kept.__context__ = None
+                kept = kept.__cause__
             return Undecodable(error)
 
     def _decode_all(self, payloads: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -687,6 +713,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             self._settle()
         if lost and self._watch is not None:
             self._watch._start()
+
+
+class _AbsentError(KeyError):
+    """The store does not hold the key that was to be taken."""
 
 
 class ConnectionDurableDict(DurableDict[K, V]):

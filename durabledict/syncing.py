@@ -400,11 +400,12 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 if current or last:
                     # After so many rounds lost to others' applies: what differs, and a
                     # last_synced that is unknown, so that the next read asks again.
+                    before = self._generation
                     replaced = self._apply(difference, reached if current else None)
                     self._filled = True
                     self._doubtful = not current
                     self._freshness.succeeded(sent)
-                    self._settle()
+                    self._settle_after_apply(before)
             del replaced  # finalizers run here, where no lock of the dict is held
             if current or last:
                 self._count_sync(difference)
@@ -486,8 +487,9 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             if known and commit.after == self.last_synced:
                 done = True
             elif known and commit.before == self.last_synced:
+                before = self._generation
                 replaced = self._apply(difference, commit.after)
-                self._settle()
+                self._settle_after_apply(before)
                 done = True
             else:
                 done = False
@@ -510,6 +512,17 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             self._report_outage(error)
         finally:
             self._feed.deliver()
+
+    def _settle_after_apply(self, before: int) -> None:
+        """Settle; and doubt once more what was doubted in the middle of the apply.
+
+        By a signal handler that called `sync`: what it wanted to hear of may be newer.
+
+        """
+        if self._generation == before + 1:
+            self._settle()
+        else:
+            self._doubt()
 
     def _doubt(self) -> None:
         """Note that the store may hold something else than last_synced says (rule 0.4)."""

@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from durabledict import DecodingError, DurableDict, MemoryDict, MemoryStorage, PickleEncoding
+from durabledict import (
+    DecodingError,
+    DurableDict,
+    MemoryDict,
+    MemoryStorage,
+    PickleEncoding,
+    memory,
+)
 from durabledict.testing import DurableDictSuite
 from durabledict.testing.tools import PATIENCE, in_thread
 
@@ -87,6 +94,20 @@ class TestStorage:
                 thread.join(PATIENCE)
             assert len(found) == 4
             assert len({id(storage) for storage in found}) == 1
+
+    def test_only_one_thread_looks_for_one_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        alone: list[bool] = []
+
+        class Found(weakref.WeakValueDictionary[Any, MemoryStorage]):
+            def setdefault(self, key: Any, default: Any = None) -> Any:
+                alone.append(not in_thread(lambda: memory._finding.acquire(blocking=False)))
+                return super().setdefault(key, default)
+
+        for name in ("_named", "_over"):
+            monkeypatch.setattr(MemoryStorage, name, Found())
+        MemoryStorage.named("x")
+        MemoryStorage.over({})
+        assert alone == [True, True]
 
     def test_a_delta_is_of_one_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its stamp is taken under the lock under which its payloads are."""

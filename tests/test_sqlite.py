@@ -624,6 +624,15 @@ class TestTransactions:
             other["k"] = 3
             assert d["k"] == other["k"] == 3
 
+    def test_a_read_in_the_middle_of_a_transaction_leaves_it_open(self, file: Path) -> None:
+        """A finalizer's, or a signal handler's."""
+        with SqliteDict[str, int](file) as d:
+            d["k"] = 1
+            with d._file.transaction() as transaction:
+                assert d["k"] == 1
+                assert transaction.connection.in_transaction
+            assert not transaction.connection.in_transaction
+
     def test_a_transaction_that_an_interrupt_left_open_is_ended_by_the_next_use(
         self, file: Path
     ) -> None:
@@ -761,6 +770,7 @@ class TestConnections:
         d = SqliteDict[str, int](file)
         connections = d._file._connections
         process, connections._process = connections._process, -1
+        connections.shut(noted[0])  # as at the end of a thread
         d.close()
         assert [connection.closed for connection in noted] == [False]
         connections._process = process

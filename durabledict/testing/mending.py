@@ -9,7 +9,7 @@ from ..changes import Undecodable
 from ..errors import MISSING, DecodingError
 from ..reading import Syncing
 from .overriding import override
-from .tools import SuiteBase, needs, raises
+from .tools import SuiteBase, in_thread, needs, raises
 
 __all__ = ["MendingTests"]
 
@@ -176,6 +176,22 @@ class MendingTests(SuiteBase):
             d._good_until = -math.inf  # as a read that began before has found it
             assert read(d, "k") == 1
         assert not calls
+
+    def test_a_read_that_fails_because_another_thread_closed_the_dict_is_served(self) -> None:
+        for autosync in (True, 0.001):
+            for outage in (True, False):
+                with self.clock() as clock:
+                    d = self.open(autosync=autosync)
+                    d["k"] = 1
+                    clock.move(1.0)
+
+                    def close(d: Any = d, outage: bool = outage) -> None:
+                        in_thread(d.close)
+                        raise self.outage(d) if outage else RuntimeError("closed")
+
+                    with self.hook(d, "last_updated", before=close) as calls:
+                        assert d["k"] == 1
+                        assert len(calls) == 1
 
     # -- migrate ------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..keys import canonical_key
 from ..localcopy import LocalCopy
@@ -16,6 +18,7 @@ __all__ = ["override"]
 
 
 D = TypeVar("D", bound=LocalCopy[Any, Any])
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class override(ContextDecorator, Generic[D]):  # noqa: N801  # read as a verb, as unittest.mock.patch is
@@ -51,6 +54,28 @@ class override(ContextDecorator, Generic[D]):  # noqa: N801  # read as a verb, a
             canonical_key(key): value for key, value in {**(values or {}), **named}.items()
         }
         self._entered: list[dict[Any, Any]] = []
+
+    def __call__(self, function: F) -> F:
+        """Show the values whenever `function` runs, be it a plain function or a coroutine.
+
+        :raises TypeError: a class or a generator function: what runs when is not to be seen from
+            outside; use ``with override(...)`` inside
+
+        """
+        if inspect.isclass(function) or inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"override decorates functions, and {function!r} is none that runs in one go: "
+                "write 'with override(...)' inside it"
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def overridden(*arguments: Any, **named: Any) -> Any:
+                with self:
+                    return await function(*arguments, **named)
+
+            return cast(F, overridden)
+        return super().__call__(function)
 
     def __enter__(self) -> D:
         layer = dict(self._values)
