@@ -132,12 +132,32 @@ class RestrictedPickleEncoding(BaseEncoding):
             renamed = (IMPORT_MAPPING.get(module, module), name)
             module, name = NAME_MAPPING.get((module, name), renamed)
         full_name = f"{module}.{name}"
+        if full_name not in self._allowed and full_name in _ENUM_MEMBERS:
+            return _ENUM_MEMBERS[full_name]
         if full_name not in self._allowed:
             raise DecodingError(f"not among the allowed classes: add {full_name!r} to allow=[...]")
         found = self._allowed[full_name]
         if found is None:
             return operator.attrgetter(name)(importlib.import_module(module))
         return found
+
+
+def _member(kind: Any, name: Any) -> Any:
+    """Stand in for `getattr`: a member of an enumeration, and nothing else."""
+    if not isinstance(kind, enum.EnumMeta) or name not in kind.__members__:
+        raise DecodingError(f"{name!r} of {kind!r} is no member of an enumeration")
+    return kind.__members__[name]
+
+
+def _union(one: Any, other: Any) -> Any:
+    """Stand in for ``|``: of two members of one enumeration of flags, and nothing else."""
+    if not isinstance(one, enum.Flag) or type(one) is not type(other):
+        raise DecodingError(f"{one!r} and {other!r} are no flags of one enumeration")
+    return one | other
+
+
+#: What the first releases of Python 3.11 write a member of an (allowed) enumeration with.
+_ENUM_MEMBERS: dict[str, Any] = {"builtins.getattr": _member, "_operator.or_": _union}
 
 
 def _name(kind: type) -> str:
