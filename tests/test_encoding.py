@@ -501,8 +501,8 @@ def test_a_payload_cannot_change_an_allowed_class() -> None:
         b"\x80\x04" + short(__name__) + short("Slotted") + b"\x93"
         b"N}" + short("limit") + b"K\x07s\x86b."
     )
-    assert Slotted.limit == 7  # type: ignore[attr-defined]
-    del Slotted.limit  # type: ignore[attr-defined]
+    assert Slotted.limit == 7  # type: ignore[attr-defined]  # the payload has set it
+    del Slotted.limit  # type: ignore[attr-defined]  # as above
 
 
 def test_a_payload_cannot_change_members_of_enumerations_or_functions() -> None:
