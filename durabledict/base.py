@@ -46,11 +46,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
-# How long the polling `wait` pauses between two looks at the stamp: it begins with the first and
-# is half as long again each time, up to the second.
-FIRST_PAUSE = 0.002
-LONGEST_PAUSE = 0.05
-
 
 class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     """A dict backed by a durable store; subclass it to write a backend.
@@ -540,6 +535,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """
         return isinstance(error, (EncoderError, KeyError, NotImplementedError))
 
+    # The seconds between two looks of the polling `wait`: each is half as long again as the one
+    # before, from the first number up to the second.
+    _poll_pauses = (0.002, 0.05)
+
     def wait(self, since: Any, timeout: float) -> bool:
         """Return True when the stamp is no longer `since`, False after `timeout` seconds.
 
@@ -548,12 +547,12 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         ends = reading.monotonic() + timeout
-        pause = FIRST_PAUSE
+        pause, longest = self._poll_pauses
         while self.last_updated() == since:
             left = ends - reading.monotonic()
             if left <= 0 or self._interrupted.wait(min(pause, left)):
                 return False
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+            pause = min(pause * 1.5, longest)
         return True
 
     def _interrupt_wait(self) -> None:

@@ -158,37 +158,38 @@ def _make_syncing_class(native: Any) -> type:
 
     # One comparison of two floats decides on the fast way; everything else that may matter (a
     # transaction's overlay, an undecodable key, a copy not yet filled) makes `_good_until` lie in
-    # the past, so that it costs nothing while it is not there.
+    # the past, so that it costs nothing while it is not there. A strict dict's always does; where
+    # the backend has something that is cheap to look at, `_is_unchanged` spares it the rest.
     def __getitem__(self: Any, key: Any) -> Any:  # noqa: N807  # becomes the class's
-        if monotonic() >= self._good_until:
+        if (now := monotonic()) >= self._good_until and not self._is_unchanged(now):
             overlay = self._before_read(key)
             if overlay is not None:
                 return overlay[key]
         return native_getitem(self, key)
 
     def get(self: Any, key: Any, default: Any = None, /) -> Any:
-        if monotonic() >= self._good_until:
+        if (now := monotonic()) >= self._good_until and not self._is_unchanged(now):
             overlay = self._before_read(key)
             if overlay is not None:
                 return overlay.get(key, default)
         return native_get(self, key, default)
 
     def __contains__(self: Any, key: Any) -> bool:  # noqa: N807  # as above
-        if monotonic() >= self._good_until:
+        if (now := monotonic()) >= self._good_until and not self._is_unchanged(now):
             overlay = self._before_read(key)
             if overlay is not None:
                 return key in overlay
         return native_contains(self, key)  # type: ignore[no-any-return]  # of an Any class
 
     def __len__(self: Any) -> int:  # noqa: N807  # as above
-        if monotonic() >= self._good_until:
+        if (now := monotonic()) >= self._good_until and not self._is_unchanged(now):
             overlay = self._before_read()
             if overlay is not None:
                 return len(overlay)
         return native_len(self)  # type: ignore[no-any-return]  # of an Any class
 
     def _begin_read(self: Any) -> Mapping[Any, Any] | None:
-        if monotonic() >= self._good_until:
+        if (now := monotonic()) >= self._good_until and not self._is_unchanged(now):
             return self._before_read()  # type: ignore[no-any-return]  # of an Any class
         return None
 

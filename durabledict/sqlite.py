@@ -8,7 +8,6 @@ random nonce of its last commit.
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -19,7 +18,10 @@ from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
 from .sqliteconnection import Connection, is_locked
-from .sqlitefile import SqliteFile
+from .sqlitefile import SqliteFile, Transaction
+from .sqlitelog import packed, unpacked
+from .sqliteschema import REMOVED_VERSION
+from .sqliteshared import WalIndex, commits
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -33,6 +35,9 @@ V = TypeVar("V")
 
 Stamp = tuple[int, int]
 
+# What a transaction writes, key text -> payload, and which keys it removes.
+Chosen = tuple[dict[str, Any], list[Any]]
+
 # What a keyspace without a commit has: a keyspace that was emptied has one of its own.
 NEVER_WRITTEN: Stamp = (0, 0)
 
@@ -40,29 +45,40 @@ STAMP = """
     SELECT version, nonce FROM durabledict_commits WHERE keyspace = ?
     ORDER BY version DESC LIMIT 1
 """
-PROOF = """
-    SELECT last_entry FROM durabledict_commits WHERE keyspace = ? AND version = ? AND nonce = ?
-"""
-ENTRIES = "SELECT key, value FROM durabledict_entries WHERE keyspace = ? ORDER BY id"
-PAYLOAD = "SELECT value FROM durabledict_entries WHERE keyspace = ? AND key = ?"
-# An entry keeps its row, and so its place, when its value changes.
-UPSERT = """
-    INSERT INTO durabledict_entries (keyspace, key, value) VALUES (?, ?, ?)
-    ON CONFLICT (keyspace, key) DO UPDATE SET value = excluded.value
+PROOF = "SELECT 1 FROM durabledict_commits WHERE keyspace = ? AND version = ? AND nonce = ?"
+LOG = """
+    SELECT version, nonce, written, removed FROM durabledict_commits
+    WHERE keyspace = ? AND version > ? ORDER BY version
 """
 # Cast, because a key that is no UTF-8 comes, and goes, as bytes.
-DELETE = "DELETE FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)"
-# Entries with a higher number were inserted after this commit, some for the second time.
-COMMIT = """
-    INSERT INTO durabledict_commits (keyspace, version, nonce, last_entry)
-    SELECT ?, ?, ?, coalesce(max(id), 0) FROM durabledict_entries
+ENTRY = """
+    SELECT id, key, value FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)
 """
-LOG = "INSERT INTO durabledict_log (keyspace, version, key) VALUES (?, ?, ?)"
-CHANGED = """
-    SELECT changed.key, entry.value, entry.id
-    FROM (SELECT DISTINCT key FROM durabledict_log WHERE keyspace = ? AND version > ?) AS changed
-    LEFT JOIN durabledict_entries AS entry ON entry.keyspace = ? AND entry.key = changed.key
-    ORDER BY entry.id
+PAYLOAD = "SELECT value FROM durabledict_entries WHERE keyspace = ? AND key = ?"
+# All rows in their order, or those of one keyspace by the index: a third slower, but for a small
+# keyspace in a large file.
+ENTRIES = "SELECT key, value FROM durabledict_entries {} WHERE keyspace = ? ORDER BY id"
+KEYSPACES = """
+    SELECT (SELECT min(keyspace) FROM durabledict_entries),
+           (SELECT max(keyspace) FROM durabledict_entries)
+"""
+TAGGED = """
+    SELECT 1 FROM durabledict_entries WHERE keyspace = ? AND key >= '~' LIMIT 1
+"""
+# An entry keeps its row, and so its place, when its value changes.
+UPSERT = """
+    INSERT INTO durabledict_entries (keyspace, key, version, value) VALUES (?, ?, ?, ?)
+    ON CONFLICT (keyspace, key) DO UPDATE SET value = excluded.value, version = excluded.version
+"""
+# First marked: a removal that is not is another program's, and the trigger adds a commit for it.
+MARK = f"""
+    UPDATE durabledict_entries SET version = {REMOVED_VERSION}
+    WHERE keyspace = ? AND key = CAST(? AS TEXT)
+"""
+DELETE = "DELETE FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)"
+COMMIT = """
+    INSERT INTO durabledict_commits (keyspace, version, nonce, written, removed)
+    VALUES (?, ?, ?, ?, ?)
 """
 
 
@@ -71,7 +87,8 @@ class SqliteDict(DurableDict[K, V]):
 
     Iteration is in the order of first insertion, as in a dict. Values are pickled unless
     `encoding` says otherwise; what a text encoding writes is stored as text, to be read in the
-    sqlite3 shell. A write is in the file, and on the disk, when it returns (WAL, synchronous=FULL).
+    sqlite3 shell. A write is in the file when it returns, and on the disk (``synchronous="FULL"``).
+    What other programs write to the table ``durabledict_entries`` is seen like any other write.
 
     >>> import os, tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -86,23 +103,30 @@ class SqliteDict(DurableDict[K, V]):
 
     :param path: the file; made if it is not there, with two more beside it, ``-wal`` and ``-shm``
     :param keyspace: the part of the file that is this dict; a file holds any number
-    :param autosync: see `DurableDict`; a comparison is one PRAGMA when nothing was written
+    :param autosync: see `DurableDict`; a comparison reads 48 bytes of memory when nothing was
+        written to the file, and makes no system call
     :param encoding: see `DurableDict`
     :param old_encoding: see `DurableDict`
     :param timeout: seconds to wait for another writer's transaction
+    :param synchronous: what a write waits for. "FULL": the disk, so that what was acknowledged
+        survives the loss of power. "NORMAL": nothing; the loss of power may take the last writes,
+        and never damages the file. "OFF": as NORMAL, and the loss of power may damage the file.
+        "EXTRA": as FULL. The crash of a process costs nothing under any of them
     :param options: ``on_outage``, ``max_stale``, ``allow_unsigned``: see `DurableDict`
     :raises FileNotFoundError: the folder is not there
     :raises PermissionError: the file or its folder cannot be written
-    :raises ValueError: the file is not an SQLite database, or one that holds other tables by
-        these names
-    :raises DurableDictError: a later version of the library wrote the file
+    :raises ValueError: the file is not an SQLite database; it holds other tables by these names;
+        it is in WAL mode and on a network file system; there is no such `synchronous`
+    :raises DurableDictError: another version of the library wrote the file
 
     """
 
-    __slots__ = ("_file", "_place", "keyspace")
+    __slots__ = ("_file", "_known", "_place", "keyspace")
 
     unavailable = (sqlite3.OperationalError,)
     _ordered = True
+    # A poll costs a microsecond or two: each thread that watches takes some thousandths of a core.
+    _poll_pauses = (0.0005, 0.005)
 
     def __init__(
         self,
@@ -113,6 +137,7 @@ class SqliteDict(DurableDict[K, V]):
         old_encoding: Any = None,
         *,
         timeout: float = 5.0,
+        synchronous: str = "FULL",
         **options: Unpack[Options],
     ) -> None:
         if not isinstance(keyspace, str):
@@ -120,7 +145,9 @@ class SqliteDict(DurableDict[K, V]):
         self.keyspace = keyspace
         # In the table the keyspace has the form of a key, in which every str can be stored.
         self._place = encode_key(keyspace)
-        self._file = SqliteFile(path, timeout)
+        self._file = SqliteFile(path, timeout, synchronous)
+        # What `last_updated` found last: the header, and the stamp that was read after it.
+        self._known: tuple[WalIndex, bytes, Stamp] | None = None
         try:
             super().__init__(autosync, encoding, old_encoding, **options)
         except BaseException:
@@ -142,14 +169,33 @@ class SqliteDict(DurableDict[K, V]):
         """The file, as an absolute path."""
         return self._file.path
 
+    @property
+    def synchronous(self) -> str:
+        """What a write waits for: "OFF", "NORMAL", "FULL" or "EXTRA"."""
+        return self._file.synchronous
+
     def last_updated(self) -> Stamp:
         """Return the number and nonce of the last commit to this keyspace.
 
-        One PRAGMA; one SELECT more when somebody wrote to the file since this thread asked last.
+        48 bytes of memory; one SELECT more when somebody wrote to the file since the last call.
 
         """
+        index = self._file.current()
+        # Read before the stamp: a commit in between is seen by the next call (rule 0.1).
+        header = index.header[:]
+        if not isinstance(header, bytes):
+            return self._last_updated_by_pragma()
+        known = self._known
+        if known is not None and known[0] is index and known[1] == header:
+            return known[2]
         with self._file.use() as connection:
-            # Read before the stamp: a commit in between is seen by the next call.
+            stamp = self._stamp(connection)
+        self._known = (index, header, stamp)
+        return stamp
+
+    def _last_updated_by_pragma(self) -> Stamp:
+        """Ask SQLite, where the header cannot be read: it takes ten times as long."""
+        with self._file.use() as connection:
             version = self._file.data_version(connection)
             known: tuple[int, Stamp] | None = connection.known
             if known is not None and known[0] == version:
@@ -158,32 +204,67 @@ class SqliteDict(DurableDict[K, V]):
             connection.known = (version, stamp)
             return stamp
 
+    def _glance(self) -> tuple[WalIndex, bytes] | None:
+        index = self._file.index
+        header = index.header[:]
+        return (index, header) if isinstance(header, bytes) else None
+
+    def _is_unchanged(self, now: float) -> bool:
+        glimpse = self._glimpse
+        if glimpse is None:
+            return False
+        index, header = glimpse
+        if index.header[:] != header or now >= index.look_at:
+            return False
+        if getattr(self.last_updated, "__func__", None) is not _last_updated:
+            return False  # somebody's own: a subclass, or a test that counts
+        self.stats.comparisons += 1
+        self._freshness.sent = now
+        return True
+
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded, in the order of first insertion."""
-        with self._file.use() as connection:
-            rows = connection.rows(ENTRIES, (self._place,))
-        return self._decode_all((_key(text), payload) for text, payload in rows)
+        with self._file.snapshot() as connection:
+            ((first, last),) = connection.rows(KEYSPACES)
+            alone = first == last == self._place
+            rows = connection.rows(ENTRIES.format("NOT INDEXED" if alone else ""), (self._place,))
+            tagged = connection.rows(TAGGED, (self._place,))
+        if tagged or connection.met_bytes:
+            rows = [(_key(text), payload) for text, payload in rows]
+        return self._decode_all(rows)
 
     def changes(self, since: Stamp) -> Changes[K, V] | None:
         """Return the entries that the commits after `since` touched; it costs their number.
 
-        None when the very commit that gave `since` is not in the file: a backup was restored.
+        None when the very commit that gave `since` is not in the file: it was long ago, or a backup
+        was restored. None too after a commit of so many keys that it does not list them.
 
         """
         with self._file.snapshot() as connection:
             # Before the first commit there is nothing that could prove anything: no row.
-            proof = connection.rows(PROOF, (self._place, *since))
-            if not proof:
+            if not connection.rows(PROOF, (self._place, *since)):
                 return None
-            stamp = self._stamp(connection)
-            rows = connection.rows(CHANGED, (self._place, since[0], self._place))
-        ((last_entry,),) = proof
-        stored = ((_key(key), payload) for key, payload, entry in rows if entry is not None)
+            log = connection.rows(LOG, (self._place, since[0]))
+            touched: dict[str | bytes, None] = {}
+            removed: set[str | bytes] = set()
+            for _, _, *fields in log:
+                if fields == [None, None]:
+                    return None
+                written, gone = map(unpacked, fields)
+                touched.update(dict.fromkeys([*written, *gone]))
+                removed.update(gone)
+            rows = []
+            absent = []
+            for text in touched:
+                entry = connection.rows(ENTRY, (self._place, text))
+                rows += entry
+                absent += [] if entry else [text]
+        rows.sort()  # by their number, in the order of insertion
         return Changes(
-            stamp,
-            self._decode_all(stored),
-            removed=[_key(key) for key, _, entry in rows if entry is None],
-            moved=[_key(key) for key, _, entry in rows if (entry or 0) > last_entry],
+            log[-1][:2] if log else since,
+            self._decode_all([(_key(text), payload) for _, text, payload in rows]),
+            removed=[_key(text) for text in absent],
+            moved=[_key(text) for _, text, _ in rows if text in removed],
         )
 
     def persist(self, key: K, value: V) -> Commit[K, V]:
@@ -201,7 +282,7 @@ class SqliteDict(DurableDict[K, V]):
 
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V]:
         """Remove several entries: one transaction."""
-        texts = [encode_key(key) for key in keys]
+        texts = dict.fromkeys(encode_key(key) for key in keys)
         return self._commit(
             lambda connection: (
                 {},
@@ -213,8 +294,8 @@ class SqliteDict(DurableDict[K, V]):
     def _replace_all(self, entries: Mapping[K, V]) -> Commit[K, V]:
         payloads, written = self._prepare_all(entries)
 
-        def difference(connection: Connection) -> tuple[dict[str, Any], list[str]]:
-            stored: dict[Any, Any] = dict(connection.rows(ENTRIES, (self._place,)))
+        def difference(connection: Connection) -> Chosen:
+            stored: dict[Any, Any] = dict(connection.rows(ENTRIES.format(""), (self._place,)))
             return (
                 {key: new for key, new in payloads.items() if stored.get(key, MISSING) != new},
                 [key for key in stored if key not in payloads],
@@ -232,9 +313,7 @@ class SqliteDict(DurableDict[K, V]):
         payloads, written = ({}, {}) if value is MISSING else self._prepare_all({key: value})
         removed = [text] if value is MISSING and proof is not MISSING else []
 
-        def if_unchanged(
-            connection: Connection,
-        ) -> tuple[dict[str, Any], list[str]] | None:
+        def if_unchanged(connection: Connection) -> Chosen | None:
             stored = self._payload(connection, text)
             return (payloads, removed) if stored == proof else None
 
@@ -280,18 +359,14 @@ class SqliteDict(DurableDict[K, V]):
         return payloads, written
 
     def _commit(
-        self,
-        choose: Callable[[Connection], tuple[dict[str, Any], list[str]]],
-        written: Mapping[K, Any],
+        self, choose: Callable[[Connection], Chosen], written: Mapping[K, Any]
     ) -> Commit[K, V]:
         commit = self._commit_if(choose, written)
         assert commit is not None  # `choose` never declines
         return commit
 
     def _commit_if(
-        self,
-        choose: Callable[[Connection], tuple[dict[str, Any], list[str]] | None],
-        written: Mapping[K, Any],
+        self, choose: Callable[[Connection], Chosen | None], written: Mapping[K, Any]
     ) -> Commit[K, V] | None:
         """Run one write transaction.
 
@@ -299,29 +374,67 @@ class SqliteDict(DurableDict[K, V]):
         :param written: the values as stored, of the keys that `choose` may write
 
         """
-        nonce = random.SystemRandom().getrandbits(62)
-        with self._file.transaction() as transaction:
+        place, nonce = self._place, int.from_bytes(os.urandom(8), "big") >> 2
+        index = self._file.index
+        header: Any = None
+
+        def work(transaction: Transaction) -> Commit[K, V] | None:
+            nonlocal header
             connection = transaction.connection
-            before = self._stamp(connection)
+            # Nobody else commits from here on: it is the header of the state that is read now.
+            header = index.header[:]
+            known = self._known
+            if known is not None and known[0] is index and known[1] == header:
+                before = known[2]
+            else:
+                before = self._stamp(connection)
             chosen = choose(connection)
             if chosen is None:
                 return None
             payloads, removed = chosen
             if not payloads and not removed:
                 return Commit(before, before)
-            place, version = self._place, before[0] + 1
-            connection.many(UPSERT, [(place, key, new) for key, new in payloads.items()])
-            connection.many(DELETE, [(place, key) for key in removed])
-            connection.many(LOG, [(place, version, key) for key in (*payloads, *removed)])
-            connection.rows(COMMIT, (place, version, nonce))
+            version = before[0] + 1
+            if payloads:
+                rows = [(place, key, version, new) for key, new in payloads.items()]
+                connection.executemany(UPSERT, rows)
+            if removed:
+                keys = [(place, key) for key in removed]
+                connection.executemany(MARK, keys)
+                connection.executemany(DELETE, keys)
+            try:
+                fields = packed(payloads), packed(removed)
+            except OverflowError:
+                fields = None, None
+            connection.execute(COMMIT, (place, version, nonce, *fields))
             # Rule 0.4: where COMMIT fails without saying whether it was done, the nonce tells.
             transaction.proof = (PROOF, (place, version, nonce))
-        return Commit(
-            before,
-            (version, nonce),
-            {key: value for key, value in written.items() if encode_key(key) in payloads},
-            [_key(text) for text in removed],
-        )
+            if len(payloads) < len(written):
+                stored = {
+                    key: value for key, value in written.items() if encode_key(key) in payloads
+                }
+            else:
+                stored = dict(written)
+            return Commit(before, (version, nonce), stored, [_key(text) for text in removed])
+
+        commit = self._file.write(work)
+        if commit is not None and isinstance(header, bytes):
+            self._remember(index, header, commit.after)
+        return commit
+
+    def _remember(self, index: WalIndex, before: bytes, stamp: Any) -> None:
+        """Remember the stamp that an own commit gave, if nobody has written since.
+
+        :param before: the header in the transaction. One commit later the next one is our own
+
+        """
+        after = index.header[:]
+        if isinstance(after, bytes) and commits(after) == commits(before) + 1:
+            self._known = (index, after, stamp)
+
+
+# Here, where the class is done: what `_is_unchanged` compares with.
+_last_updated = SqliteDict.last_updated
 
 
 def _require_utf8(key: object, payload: str) -> None:

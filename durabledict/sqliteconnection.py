@@ -1,4 +1,4 @@
-"""Connections to an SQLite file: one a thread, and none while the process forks.
+"""A connection to an SQLite file, and none of them while the process forks.
 
 SQLite keeps a list, by file, of the locks that this process holds, and does not notice a fork. A
 child that inherits an entry takes the parent's locks for its own: it never asks the system for
@@ -10,7 +10,6 @@ closed, and both processes open theirs when they next need them (docs/internals.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import random
@@ -18,14 +17,12 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-__all__ = ["Connection", "Connections", "Own", "is_locked", "pauses"]
+__all__ = ["Connection", "connect", "is_locked", "pauses", "shut_all"]
 
 logger = logging.getLogger("durabledict.sqlite")
 
@@ -46,11 +43,17 @@ class Connection(sqlite3.Connection):
 
     """
 
+    #: The file, as it was asked for.
+    path = ""
     #: The seconds to wait for a lock.
     timeout = 0.0
     #: Whether `shut` was called.
     is_shut = False
-    #: What `SqliteDict.last_updated` remembers: (data_version, stamp).
+    #: Whether it met text that is not UTF-8, which it then gives as bytes.
+    met_bytes = False
+    #: Called by `shut`, before it closes.
+    before_shut: Callable[[], object] | None = None
+    #: What `SqliteDict.last_updated` remembers where it asks the PRAGMA: (data_version, stamp).
     known: Any = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -65,155 +68,65 @@ class Connection(sqlite3.Connection):
         Text that is not UTF-8, which another program may have written, comes as bytes.
 
         """
-        pause = pauses(self.timeout)
+        pause: Callable[[], bool] | None = None
         while True:
             try:
                 return self.execute(statement, values).fetchall()
             except sqlite3.OperationalError as error:
                 if "UTF-8" in str(error) and self.text_factory is str:
                     break
+                pause = pause or pauses(self.timeout)
                 if not is_locked(error) or not pause():
                     raise
         # Not always so: this function would be called for each text of every reader.
+        self.met_bytes = True
         self.text_factory = _text_or_bytes
         try:
             return self.rows(statement, values)
         finally:
             self.text_factory = str
 
-    def many(self, statement: str, values: Iterable[Row]) -> None:
-        """Run a statement for each of these, inside a transaction."""
-        self.executemany(statement, values)
-
     def shut(self) -> None:
         """Close the connection once its thread is done with it."""
         with self.use:
             if not self.is_shut:
                 self.is_shut = True
+                if self.before_shut is not None:
+                    self.before_shut()
                 self.close()
 
 
-class Connections:
-    """The open connections to one file, of all threads of this process.
+def connect(path: str, timeout: float, *, create: bool) -> Connection:
+    """Open a connection; wait while the process forks.
 
     :param path: the file
     :param timeout: seconds to wait for a lock
-    :param prepare: run on each new connection before it is used
+    :param create: make the file if it is not there; else that is an error, since an empty file in
+        its place would keep the one that is about to come back from being noticed
 
     """
-
-    def __init__(
-        self, path: str, timeout: float, prepare: Callable[[str, Connection], None]
-    ) -> None:
-        self._path = path
-        self._timeout = timeout
-        self._prepare = prepare
-        self._open: list[Connection] = []
-        self._closed = False
-        self._process = os.getpid()
-
-    def open(self) -> Connection:
-        """Open one more, for the calling thread; wait while the process forks."""
-        with _gate.entered():
-            connection = sqlite3.connect(
-                self._path,
-                timeout=0,  # waiting is done in `rows`, where a fork can come between
-                isolation_level=None,
-                check_same_thread=False,  # its own thread uses it; any may close it
-                factory=Connection,
-            )
-            _gate.open.add(connection)
-        connection.timeout = self._timeout
-        with connection.use:
-            try:
-                self._prepare(self._path, connection)
-            except BaseException:
-                connection.shut()
-                raise
-        self._open.append(connection)
-        if self._closed:
-            self.shut(connection)
-            raise RuntimeError(f"the dict over {self._path} is closed")
-        return connection
-
-    def require_own_process(self) -> None:
-        """Raise in a child that was forked past Python's hooks (uWSGI does so by default).
-
-        SQLite would take the parent's locks for the child's own, and the child's commits could be
-        lost though they were acknowledged.
-
-        """
-        if self._process != os.getpid():
-            raise RuntimeError(
-                f"this process was forked while {self._path} was open, and Python's fork hooks "
-                "did not run: open the dict in the child (uWSGI: lazy-apps, or "
-                "py-call-uwsgi-fork-hooks)"
-            )
-
-    def shut(self, connection: Connection) -> None:
-        """Close the connection of a thread that has ended."""
-        # Not in a child that was forked past Python's hooks: SQLite forbids it there.
-        if self._process == os.getpid():
-            connection.shut()
-            self._open = [other for other in self._open if other is not connection]
-
-    def close(self) -> None:
-        """Close all, each as soon as its thread is done with it, and open no more."""
-        self._closed = True
-        while self._open and self._process == os.getpid():
-            self.shut(self._open[-1])
-
-    def abandon(self) -> None:
-        """Leave these alone for ever, in a forked child (rule 0.9).
-
-        All were closed before the fork, but for one whose thread did not let go of it. The
-        interpreter would close it when it exits; so it gets a reference that nobody gives back.
-
-        """
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+    uri = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
+    with _gate.entered():
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=0,  # waiting is done in `rows`, where a fork can come between
+            isolation_level=None,
+            check_same_thread=False,  # its own thread uses it; any may close it
+            factory=Connection,
+        )
+        _gate.open.add(connection)
+    connection.path = path
+    connection.timeout = timeout
+    return connection
 
 
-class Own:
-    """A thread's own connection to a file: a context manager that lends it."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._connection: Connection | None = None
-        self._depth = 0
-
-    def __enter__(self) -> Connection:
-        self._connections.require_own_process()
-        while True:
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = self._connections.open()
-            connection.use.acquire()
-            if not connection.is_shut:
-                break
-            # By a fork; or by close(), and then opening another one raises.
-            connection.use.release()
-            self._connection = None
-        if self._depth == 0 and connection.in_transaction:
-            # A signal handler's exception came between a BEGIN and what ends it. Left open, it
-            # would keep every writer of the file waiting, for ever.
-            connection.rows("ROLLBACK")
-        self._depth += 1
-        return connection
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._depth -= 1
-        if self._connection is not None:
-            self._connection.use.release()
-
-    def __del__(self) -> None:
-        # The thread has ended, or nobody has the file any more.
-        if self._connection is not None:
-            self._connections.shut(self._connection)
+def shut_all(path: str) -> None:
+    """Close all connections of this process to a file, each when its thread is done with it."""
+    with _gate.entered():
+        connections = [each for each in _gate.open if each.path == path]
+    for connection in connections:
+        _shut_soon(connection)
 
 
 def is_locked(error: sqlite3.OperationalError) -> bool:
@@ -250,6 +163,17 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
         return stored
 
 
+def _shut_soon(connection: Connection) -> bool:
+    """Close a connection if its thread is out of its transaction in time; tell whether it was."""
+    if not connection.use.acquire(timeout=PATIENCE):
+        return False
+    try:
+        connection.shut()
+    finally:
+        connection.use.release()
+    return True
+
+
 class _Gate:
     """Sees to it that no connection is open while this process forks."""
 
@@ -273,12 +197,7 @@ class _Gate:
         self.lock.acquire()
         self.forking = threading.get_ident()
         for connection in list(self.open):
-            if connection.use.acquire(timeout=PATIENCE):
-                try:
-                    connection.shut()
-                finally:
-                    connection.use.release()
-            else:
+            if not _shut_soon(connection):
                 logger.error(
                     "a thread was in a transaction for %.0f s while the process forks; the child "
                     "must not use that file",

@@ -1,4 +1,4 @@
-"""An SQLite file of durable dicts: its tables, its transactions, a connection for each thread.
+"""An SQLite file of durable dicts: its transactions, and a connection for each thread.
 
 docs/internals.rst, section 1. Nothing here knows of dicts.
 """
@@ -9,41 +9,21 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import DurableDictError
-from .sqliteconnection import Connection, Connections, Own, is_locked, pauses
+from . import sqliteschema
+from .sqliteconnection import Connection, is_locked, pauses
+from .sqliteshared import WalIndex, shared_file
+from .sqlitethreads import Connections, Own
 
-__all__ = ["SqliteFile"]
+__all__ = ["SYNCHRONOUS", "SqliteFile", "Transaction"]
 
-# The version of the tables below; a file says in durabledict_schema which one it has.
-SCHEMA_VERSION = 1
+#: What SQLite waits for the disk for; see the class docstring of `SqliteDict`.
+SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 
-TABLES = """
-CREATE TABLE durabledict_schema (version INTEGER NOT NULL);
-CREATE TABLE durabledict_entries (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: it gives the order
-    keyspace TEXT NOT NULL,
-    key TEXT NOT NULL,
-    value BLOB NOT NULL,
-    UNIQUE (keyspace, key)
-);
-CREATE TABLE durabledict_commits (
-    keyspace TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    nonce INTEGER NOT NULL,
-    last_entry INTEGER NOT NULL,
-    PRIMARY KEY (keyspace, version)
-) WITHOUT ROWID;
-CREATE TABLE durabledict_log (
-    keyspace TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    PRIMARY KEY (keyspace, version, key)
-) WITHOUT ROWID;
-"""
+T = TypeVar("T")
 
 
 class _PerThread(threading.local):
@@ -60,11 +40,12 @@ class Transaction:
 
     """
 
-    #: A query with a row if the COMMIT was done.
-    proof: tuple[str, tuple[Any, ...]] | None = None
+    __slots__ = ("connection", "proof")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        #: A query with a row if the COMMIT was done.
+        self.proof: tuple[str, tuple[Any, ...]] | None = None
 
 
 class SqliteFile:
@@ -72,25 +53,35 @@ class SqliteFile:
 
     :param path: the file; made if it is not there
     :param timeout: seconds to wait for another writer
+    :param synchronous: one of `SYNCHRONOUS`
 
     """
 
-    def __init__(self, path: str | os.PathLike[str], timeout: float) -> None:
+    def __init__(self, path: str | os.PathLike[str], timeout: float, synchronous: str) -> None:
         given = os.fspath(path)
         if not isinstance(given, str) or given in ("", ":memory:"):
             raise ValueError(f"path={path!r} is no file; for a dict in memory there is MemoryDict")
+        if not isinstance(synchronous, str) or synchronous.upper() not in SYNCHRONOUS:
+            raise ValueError(f"synchronous={synchronous!r}: one of {', '.join(SYNCHRONOUS)}")
         self.path = os.path.abspath(given)
         self.timeout = timeout
+        self.synchronous = synchronous.upper()
         self._require_writable()
         self._begin()
-        with self.use() as connection:
-            self._create_tables(connection)
+        try:
+            self._shared.look(create=True)
+            with self.use() as connection:
+                self._create_tables(connection)
+        except BaseException:
+            self.close()
+            raise
 
     # -- connections --------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Start with no connection."""
-        self._connections = Connections(self.path, self.timeout, _prepare)
+        self._shared = shared_file(self.path)
+        self._connections = Connections(self._shared, self.timeout, self.synchronous)
         self._per_thread = _PerThread(self._connections)
         # For a dict that is dropped without close(), and at the end of the process.
         weakref.finalize(self, self._connections.close)
@@ -99,6 +90,19 @@ class SqliteFile:
         """Lend this thread its connection: ``with file.use() as connection``."""
         own: Own = self._per_thread.own
         return own
+
+    @property
+    def index(self) -> WalIndex:
+        """The header that tells of every commit, as it was found by the last look at the file."""
+        return self._shared.index
+
+    def current(self) -> WalIndex:
+        """Return the header, at most a second after a look that the file is still there.
+
+        :raises sqlite3.OperationalError: it is not
+
+        """
+        return self._shared.current()
 
     def close(self) -> None:
         """Close all connections, those of other threads too."""
@@ -130,41 +134,9 @@ class SqliteFile:
             )
 
     def _create_tables(self, connection: Connection) -> None:
-        tables = self._tables(connection)
-        if not tables:
-            with self.transaction() as transaction:
-                connection = transaction.connection
-                # Looked at once more: another process may have made them since.
-                if not self._tables(connection):
-                    for statement in TABLES.split(";")[:-1]:
-                        connection.rows(statement)
-                    connection.rows(
-                        "INSERT INTO durabledict_schema (version) VALUES (?)", (SCHEMA_VERSION,)
-                    )
-            tables = self._tables(connection)
-        versions = (
-            connection.rows("SELECT * FROM durabledict_schema")
-            if "durabledict_schema" in tables
-            else []
-        )
-        if len(versions) != 1 or len(versions[0]) != 1 or not isinstance(versions[0][0], int):
-            raise ValueError(
-                f"{self.path} holds tables of other programs by the names {', '.join(tables)}; "
-                "nothing was changed"
-            )
-        if versions[0][0] > SCHEMA_VERSION:
-            raise DurableDictError(
-                f"{self.path} has tables of version {versions[0][0]}; this durabledict knows "
-                f"version {SCHEMA_VERSION} and older"
-            )
-
-    @staticmethod
-    def _tables(connection: Connection) -> list[str]:
-        rows = connection.rows(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ("
-            "'durabledict_schema', 'durabledict_entries', 'durabledict_commits', 'durabledict_log')"
-        )
-        return [name for (name,) in rows]
+        if not sqliteschema.exists(connection):
+            self.write(_create_missing_tables)
+        sqliteschema.require(self.path, connection)
 
     # -- transactions -------------------------------------------------------------------------
 
@@ -185,70 +157,63 @@ class SqliteFile:
                 if connection.in_transaction:
                     connection.rows("ROLLBACK")
 
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Write in one step: IMMEDIATE, since a read that turns into a write fails at once when
-        somebody else wrote in between, whatever the timeout.
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run one write transaction; return what `work` returned, once it is committed.
 
-        While another writer is waited for, the connection is let go: the process may fork.
+        IMMEDIATE, since a read that turns into a write fails at once when somebody else wrote in
+        between, whatever the timeout. While another writer is waited for, the connection is let
+        go: the process may fork.
+
+        :param work: is called when nobody else can write
 
         """
-        pause = pauses(self.timeout)
+        result: Any = None
+        pause: Callable[[], bool] | None = None
         while True:
             with self.use() as connection:
                 transaction = Transaction(connection)
                 try:
                     # Inside, since a signal's exception may come when the lock is already ours.
-                    locked = self._begin_writing(connection)
+                    locked = _begin_writing(connection)
                     if locked is None:
-                        yield transaction
+                        result = work(transaction)
                         connection.rows("COMMIT")
-                        return
+                        return result  # type: ignore[no-any-return]  # what `work` returned
                 except BaseException as error:
                     if connection.in_transaction:
                         connection.rows("ROLLBACK")
-                    if isinstance(error, sqlite3.Error) and self._was_done(transaction):
-                        return
+                    if isinstance(error, sqlite3.Error) and _was_done(transaction):
+                        return result  # type: ignore[no-any-return]  # as above
                     raise
                 finally:
                     # data_version tells of other connections' writes only.
                     connection.known = None
+            pause = pause or pauses(self.timeout)
             if not pause():
                 raise locked
 
-    @staticmethod
-    def _begin_writing(connection: Connection) -> sqlite3.OperationalError | None:
-        """Begin, or return the error where another writer is in the way."""
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not is_locked(error):
-                raise
-            return error
-        return None
 
-    @staticmethod
-    def _was_done(transaction: Transaction) -> bool:
-        if transaction.proof is None:
-            return False
-        try:
-            return bool(transaction.connection.rows(*transaction.proof))
-        except sqlite3.Error:
-            return False
+def _create_missing_tables(transaction: Transaction) -> None:
+    # Looked at once more: another process may have made them since.
+    if not sqliteschema.exists(transaction.connection):
+        sqliteschema.create(transaction.connection)
 
 
-def _prepare(path: str, connection: Connection) -> None:
-    """Make sure of WAL, which any program can switch off while nobody has the file open."""
+def _begin_writing(connection: Connection) -> sqlite3.OperationalError | None:
+    """Begin, or return the error where another writer is in the way."""
     try:
-        ((mode,),) = connection.rows("PRAGMA journal_mode = WAL")
-    except sqlite3.DatabaseError as error:
-        if type(error) is sqlite3.DatabaseError:
-            raise ValueError(f"{path} is not an SQLite database: {error}") from error
-        raise
-    if mode != "wal":
-        raise sqlite3.OperationalError(
-            f"{path} cannot be put into WAL mode; its journal mode is {mode}"
-        )
-    # A commit is on the disk when COMMIT returns. NORMAL would lose the last ones at a power cut,
-    # though never damage the file.
-    connection.rows("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if not is_locked(error):
+            raise
+        return error
+    return None
+
+
+def _was_done(transaction: Transaction) -> bool:
+    if transaction.proof is None:
+        return False
+    try:
+        return bool(transaction.connection.rows(*transaction.proof))
+    except sqlite3.Error:
+        return False

@@ -53,6 +53,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         "_doubtful",
         "_filled",
         "_freshness",
+        "_glimpse",
         "_is_closed",
         "_max_stale",
         "_native_class",
@@ -80,6 +81,8 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         self._on_outage, self._max_stale = outage_policy(on_outage, max_stale)
         self.stats = Stats()
         self._freshness = Freshness()
+        # What `_glance` said before the last comparison; None where a read must not rely on it.
+        self._glimpse: Any = None
         self._filled = False
         self._doubtful = False  # a write of unknown outcome, or a sync that lost every round
         self._transactions = 0
@@ -163,6 +166,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             self._good_until = -math.inf
         else:
             self._good_until = self._compares_at()
+        self._glimpse = None
         if type(self) is not target:
             # type(self).__class__ = ... would find the property that answers the native class.
             _set_class(self, target)
@@ -211,6 +215,24 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             self._settle()
 
     # -- reads --------------------------------------------------------------------------------
+
+    def _glance(self) -> Any:
+        """Return what changes whenever the store does, from where it costs next to nothing.
+
+        :return: None where there is nothing of the kind
+
+        """
+        return None
+
+    def _is_unchanged(self, now: float) -> bool:
+        """Whether a strict read needs no comparison, since `_glance` would say the same.
+
+        It counts as one. No lock is held, and nothing is waited for.
+
+        :param now: the time by `reading.monotonic`
+
+        """
+        return False
 
     def _before_read(self, key: Any = MISSING) -> Mapping[K, V] | None:
         """Make the copy good for one read; the slow way of every read of the syncing class.
@@ -388,9 +410,10 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 generation, since = self._generation, self.last_synced
             sent = reading.monotonic()
             self.stats.comparisons += 1
+            glimpse = self._glance()
             stamp = self.last_updated()
             if self._filled and since is not None and stamp == since and not force:
-                self._succeed(sent)
+                self._succeed(sent, generation, glimpse)
                 return changed
             difference, reached = self._ask(since, stamp, force)
             replaced: object = None
@@ -406,6 +429,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                     self._doubtful = not current
                     self._freshness.succeeded(sent)
                     self._settle_after_apply(before)
+                    self._rely_on(glimpse, before + 1)
             del replaced  # finalizers run here, where no lock of the dict is held
             if current or last:
                 self._count_sync(difference)
@@ -414,15 +438,33 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 break
         return changed
 
-    def _succeed(self, sent: float) -> None:
+    def _succeed(self, sent: float, generation: int, glimpse: Any) -> None:
         freshness = self._freshness
-        if freshness.error is None and self._good_until == -math.inf:
-            # Strict, no outage: nothing that `_settle` looks at has changed.
-            freshness.sent = sent
-            return
         with self._copy_lock:
-            freshness.succeeded(sent)
-            self._settle()
+            if freshness.error is None and self._good_until == -math.inf:
+                # Strict, no outage: nothing that `_settle` looks at has changed.
+                freshness.sent = sent
+            else:
+                freshness.succeeded(sent)
+                self._settle()
+            self._rely_on(glimpse, generation)
+
+    def _rely_on(self, glimpse: Any, generation: int) -> None:
+        """Let strict reads rely on what `_glance` said before the stamp was read (rule 0.6).
+
+        The lock is held. Not if anything was applied, or doubted, since the question; and not
+        while a read has something else to look at.
+
+        """
+        if (
+            glimpse is not None
+            and generation == self._generation
+            and self._autosync is True
+            and self._freshness.error is None
+            and not self._is_closed
+            and not self._must_not_be_native()
+        ):
+            self._glimpse = glimpse
 
     def _ask(self, since: Any, stamp: Any, force: bool) -> tuple[Difference[K, V], Any]:
         """Return what has to be applied and the stamp that this reaches. No lock is held."""

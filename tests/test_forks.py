@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import math
 import os
 import signal
 import sqlite3
@@ -25,7 +26,15 @@ from typing import Any, NoReturn
 
 import pytest
 
-from durabledict import MISSING, MemoryDict, MemoryStorage, SqliteDict, forking, sqliteconnection
+from durabledict import (
+    MISSING,
+    MemoryDict,
+    MemoryStorage,
+    SqliteDict,
+    forking,
+    sqlite,
+    sqliteconnection,
+)
 from durabledict.reading import Syncing
 from durabledict.sqliteconnection import Connection
 
@@ -327,6 +336,7 @@ def transaction_is_open(place: Path) -> None:
         return original(connection)
 
     d._stamp = stopping
+    d._known = None
     # The transaction ends when the fork has begun, whether the fork waits for it or not.
     os.register_at_fork(before=stop.goes_on.set)
     with stop.by(lambda: d.update(parent=1)):
@@ -341,9 +351,8 @@ def snapshot_is_open(place: Path) -> None:
     d, other = opened("sqlite", place, autosync=False), opened("sqlite", place)
     other["k"] = 1
     stop = Stop()
-    stop.before(d, "_stamp")
+    stop.before(sqlite, "unpacked")  # in the read transaction of the delta
     original = d.last_updated
-    # So that the first stamp that is asked for is that of the delta, in its read transaction.
     d.last_updated = lambda: other.last_updated()
     d.sync()
     other["k"] = 2
@@ -591,8 +600,11 @@ def forked_past_the_hooks(place: Path) -> None:
     """As an embedding C program does it; SQLite would take the parent's locks for the child's."""
     d = opened("sqlite", place)
     d["k"] = 1
+    assert d["k"] == 1
     child = ctypes.PyDLL(None).fork()
     if child == 0:
+        assert d["k"] == 1  # nothing was written since, and the file was looked at a moment ago
+        d._file.index.look_at = -math.inf  # a second later
         for use in (lambda: d["k"], lambda: d.update(child=1), d.sync):
             with pytest.raises(RuntimeError, match="fork hooks"):
                 use()

@@ -338,7 +338,7 @@ def test_processes_create_a_file_at_the_same_moment(place: Path) -> None:
         with opened(place / str(number)) as d:
             assert d == {0: number, 1: number}
         connection = sqlite3.connect(place / str(number) / "x.sqlite")
-        assert connection.execute("SELECT version FROM durabledict_schema").fetchall() == [(1,)]
+        assert connection.execute("SELECT version FROM durabledict_schema").fetchall() == [(2,)]
         connection.close()
 
 

@@ -1,0 +1,71 @@
+"""Which keys a commit touched, as one field of its row.
+
+docs/internals.rst, rule 1.1. One row a commit and not one a key: a write then touches two pages of
+the file, the entry's and this one's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+
+__all__ = ["LOG_BYTES", "packed", "unpacked"]
+
+#: A commit that touched more keys does not say which: its readers reload.
+MOST_KEYS = 20_000
+#: So many bytes of keys the commits of a keyspace hold together, those with a few keys aside.
+LOG_BYTES = 4_000_000
+
+
+def packed(keys: Collection[str | bytes]) -> str | bytes | None:
+    """Return the field for these keys, as the table of entries has them.
+
+    One key is itself. Several are a list in JSON, as bytes. A key that is not UTF-8, which another
+    program wrote, comes as bytes.
+
+    >>> packed(["theme"]), packed(["a", "b"]), packed([])
+    ('theme', b'["a", "b"]', None)
+
+    :raises OverflowError: so many keys that a reload is cheaper than their list
+
+    """
+    if not keys:
+        return None
+    if len(keys) == 1:
+        (key,) = keys
+        if isinstance(key, str):
+            return key
+    if len(keys) > MOST_KEYS:
+        raise OverflowError(f"{len(keys)} keys, and at most {MOST_KEYS} are listed")
+    texts = [
+        key if isinstance(key, str) else key.decode("utf-8", "surrogateescape") for key in keys
+    ]
+    field = json.dumps(texts).encode("ascii")
+    if len(field) > LOG_BYTES:
+        raise OverflowError(f"a list of {len(field)} bytes, and at most {LOG_BYTES} are kept")
+    return field
+
+
+def unpacked(field: str | bytes | None) -> list[str | bytes]:
+    """Return the keys of such a field.
+
+    >>> unpacked("theme"), unpacked(b'["a", "b"]'), unpacked(None)
+    (['theme'], ['a', 'b'], [])
+
+    """
+    if field is None:
+        return []
+    if isinstance(field, str):
+        return [field]
+    if not field.isascii():
+        return [field]  # a trigger's: one key, which is not UTF-8
+    return [_stored(text) for text in json.loads(field)]
+
+
+def _stored(text: str) -> str | bytes:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # No key of ours has a surrogate: so it is one that came as bytes.
+        return text.encode("utf-8", "surrogateescape")
+    return text

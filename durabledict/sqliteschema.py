@@ -1,0 +1,159 @@
+"""The tables of an SQLite file of durable dicts, and the triggers that keep them true.
+
+docs/internals.rst, rules 1.1 and 1.7. The triggers run in the transaction of whoever writes, with
+this library or without it: so the sqlite3 shell leaves a commit behind as well.
+"""
+
+from __future__ import annotations
+
+from .errors import DurableDictError
+from .sqliteconnection import Connection
+from .sqlitelog import LOG_BYTES
+
+__all__ = ["REMOVED_VERSION", "create", "exists", "require"]
+
+#: A file says in durabledict_schema which version of all this it has.
+SCHEMA_VERSION = 2
+
+#: A reader that is further behind reloads.
+COMMITS_KEPT = 1_000
+#: One commit in so many takes the old ones away: each time would cost a write another page.
+TRIM_EACH = 64
+#: A commit whose list of keys is longer than this, in bytes, has the lists added up as well.
+LONG_LIST = 4_096
+
+#: What our own removals put into the version of a row before they delete it.
+REMOVED_VERSION = -1
+
+TABLES = ("durabledict_schema", "durabledict_entries", "durabledict_commits")
+
+# A write of this library changes the version of each row, and adds the row of the commit itself.
+# One of another program does not know of versions: then a trigger adds that row.
+STATEMENTS = (
+    "CREATE TABLE durabledict_schema (version INTEGER NOT NULL)",
+    """
+    CREATE TABLE durabledict_entries (
+        id INTEGER PRIMARY KEY,  -- rows are inserted in its order
+        keyspace TEXT NOT NULL,
+        key TEXT NOT NULL,
+        version INTEGER,  -- of the commit that wrote the value; NULL: another program's
+        value BLOB NOT NULL,
+        UNIQUE (keyspace, key)
+    )
+    """,
+    """
+    CREATE TABLE durabledict_commits (
+        keyspace TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        nonce INTEGER NOT NULL,
+        written,  -- the keys: text is one, a blob is a list in JSON; both NULL: they are not listed
+        removed,
+        PRIMARY KEY (keyspace, version)
+    ) WITHOUT ROWID
+    """,
+    # INSERT OR REPLACE deletes a row and says nothing: so the key is "removed", too.
+    """
+    CREATE TRIGGER durabledict_inserted AFTER INSERT ON durabledict_entries
+    WHEN NEW.version IS NULL
+    BEGIN
+        INSERT INTO durabledict_commits (keyspace, version, nonce, written, removed)
+        SELECT NEW.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff,
+               NEW.key, NEW.key
+        FROM durabledict_commits WHERE keyspace = NEW.keyspace;
+    END
+    """,
+    """
+    CREATE TRIGGER durabledict_updated AFTER UPDATE ON durabledict_entries
+    WHEN NEW.version IS OLD.version
+    BEGIN
+        INSERT INTO durabledict_commits (keyspace, version, nonce, written)
+        SELECT NEW.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, NEW.key
+        FROM durabledict_commits WHERE keyspace = NEW.keyspace;
+    END
+    """,
+    """
+    CREATE TRIGGER durabledict_renamed AFTER UPDATE OF keyspace, key ON durabledict_entries
+    WHEN NEW.keyspace IS NOT OLD.keyspace OR NEW.key IS NOT OLD.key
+    BEGIN
+        INSERT INTO durabledict_commits (keyspace, version, nonce, removed)
+        SELECT OLD.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, OLD.key
+        FROM durabledict_commits WHERE keyspace = OLD.keyspace;
+    END
+    """,
+    f"""
+    CREATE TRIGGER durabledict_deleted AFTER DELETE ON durabledict_entries
+    WHEN OLD.version IS NOT {REMOVED_VERSION}
+    BEGIN
+        INSERT INTO durabledict_commits (keyspace, version, nonce, removed)
+        SELECT OLD.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, OLD.key
+        FROM durabledict_commits WHERE keyspace = OLD.keyspace;
+    END
+    """,
+    f"""
+    CREATE TRIGGER durabledict_trimmed AFTER INSERT ON durabledict_commits
+    WHEN NEW.version % {TRIM_EACH} = 0
+    BEGIN
+        DELETE FROM durabledict_commits
+        WHERE keyspace = NEW.keyspace AND version <= NEW.version - {COMMITS_KEPT};
+    END
+    """,
+    f"""
+    CREATE TRIGGER durabledict_trimmed_by_size AFTER INSERT ON durabledict_commits
+    WHEN length(NEW.written) > {LONG_LIST} OR length(NEW.removed) > {LONG_LIST}
+    BEGIN
+        DELETE FROM durabledict_commits
+        WHERE keyspace = NEW.keyspace AND version < NEW.version AND version <= (
+            SELECT max(version) FROM (
+                SELECT version, sum(coalesce(length(written), 0) + coalesce(length(removed), 0))
+                    OVER (ORDER BY version DESC) AS bytes
+                FROM durabledict_commits WHERE keyspace = NEW.keyspace
+            ) WHERE bytes > {LOG_BYTES}
+        );
+    END
+    """,
+)
+
+
+def exists(connection: Connection) -> bool:
+    """Whether the file has any of the tables."""
+    return bool(_tables(connection))
+
+
+def create(connection: Connection) -> None:
+    """Make the tables, inside a transaction."""
+    for statement in STATEMENTS:
+        connection.rows(statement)
+    connection.rows("INSERT INTO durabledict_schema (version) VALUES (?)", (SCHEMA_VERSION,))
+
+
+def require(path: str, connection: Connection) -> None:
+    """Refuse a file whose tables are not ours, or of another version.
+
+    :raises ValueError: other programs' tables by these names
+    :raises DurableDictError: another version, which the message names beside the one known
+
+    """
+    tables = _tables(connection)
+    versions = (
+        connection.rows("SELECT * FROM durabledict_schema")
+        if "durabledict_schema" in tables
+        else []
+    )
+    if len(versions) != 1 or len(versions[0]) != 1 or not isinstance(versions[0][0], int):
+        raise ValueError(
+            f"{path} holds tables of other programs by the names {', '.join(tables)}; "
+            "nothing was changed"
+        )
+    if versions[0][0] != SCHEMA_VERSION:
+        raise DurableDictError(
+            f"{path} has tables of version {versions[0][0]}; this durabledict knows version "
+            f"{SCHEMA_VERSION}"
+        )
+
+
+def _tables(connection: Connection) -> list[str]:
+    names = ", ".join(f"'{name}'" for name in TABLES)
+    rows = connection.rows(
+        f"SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ({names})"
+    )
+    return [name for (name,) in rows]

@@ -1,0 +1,123 @@
+"""The connections of one dict to its SQLite file: one a thread."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+from .sqliteconnection import Connection, connect
+from .sqliteshared import SharedFile
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Connections", "Own"]
+
+
+class Connections:
+    """The open connections of all threads of this process.
+
+    :param shared: the file
+    :param timeout: seconds to wait for a lock
+    :param synchronous: what a write waits for, as SQLite's PRAGMA has it
+
+    """
+
+    def __init__(self, shared: SharedFile, timeout: float, synchronous: str) -> None:
+        self.shared = shared
+        self._timeout = timeout
+        self._synchronous = synchronous
+        self._open: list[Connection] = []
+        self._closed = False
+        self._process = os.getpid()
+        shared.acquire(timeout)
+
+    def open(self) -> Connection:
+        """Open one more, for the calling thread; wait while the process forks."""
+        # First of all the anchor; and the file under the name is the one that it holds.
+        self.shared.look()
+        connection = connect(self.shared.path, self._timeout, create=False)
+        with connection.use:
+            try:
+                if not connection.is_shut:
+                    self.shared.prepare(connection)
+                    connection.rows(f"PRAGMA synchronous = {self._synchronous}")
+            except BaseException:
+                connection.shut()
+                raise
+        self._open.append(connection)
+        if self._closed:
+            self.shut(connection)
+            raise RuntimeError(f"the dict over {self.shared.path} is closed")
+        return connection
+
+    def shut(self, connection: Connection) -> None:
+        """Close the connection of a thread that has ended."""
+        # Not in a child that was forked past Python's hooks: SQLite forbids it there.
+        if self._process == os.getpid():
+            connection.shut()
+            self._open = [other for other in self._open if other is not connection]
+
+    def close(self) -> None:
+        """Close all, each as soon as its thread is done with it, and open no more."""
+        if self._process != os.getpid():
+            return
+        closed, self._closed = self._closed, True
+        while self._open:
+            self.shut(self._open[-1])
+        if not closed:
+            self.shared.release()
+
+    def abandon(self) -> None:
+        """Leave these alone for ever, in a forked child (rule 0.9).
+
+        All were closed before the fork, but for one whose thread did not let go of it. The
+        interpreter would close it when it exits; so it gets a reference that nobody gives back.
+        And so does the parent's map, whose descriptors no child may close.
+
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+
+class Own:
+    """A thread's own connection to a file: a context manager that lends it."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._connection: Connection | None = None
+        self._depth = 0
+
+    def __enter__(self) -> Connection:
+        self._connections.shared.require_own_process()
+        while True:
+            connection = self._connection
+            if connection is None:
+                connection = self._connection = self._connections.open()
+            connection.use.acquire()
+            if not connection.is_shut:
+                break
+            # By a fork; or by close(), and then opening another one raises.
+            connection.use.release()
+            self._connection = None
+        if self._depth == 0 and connection.in_transaction:
+            # A signal handler's exception came between a BEGIN and what ends it. Left open, it
+            # would keep every writer of the file waiting, for ever.
+            connection.rows("ROLLBACK")
+        self._depth += 1
+        return connection
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._depth -= 1
+        if self._connection is not None:
+            self._connection.use.release()
+
+    def __del__(self) -> None:
+        # The thread has ended, or nobody has the file any more.
+        if self._connection is not None:
+            self._connections.shut(self._connection)
