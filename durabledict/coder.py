@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import inspect
 import logging
+import pickle
 import sys
 from typing import Any
 
+from .basicencodings import PickleEncoding
 from .errors import MISSING, DecodingError, EncodingError
 
-__all__ = ["check_encodings", "decode", "encode", "plain", "prepare"]
+__all__ = [
+    "check_encodings",
+    "decode",
+    "decode_all",
+    "encode",
+    "immutable_types",
+    "prepare",
+]
 
 logger = logging.getLogger("durabledict.encoding")
+
+# The first byte of every pickle since protocol 2.
+FIRST_OF_PICKLE = 0x80
 
 
 def check_encodings(encoding: Any, old_encoding: Any, allow_unsigned: bool) -> None:
@@ -93,16 +105,27 @@ def _is_deep() -> bool:
     return depth > sys.getrecursionlimit() // 2
 
 
-def plain(encoding: Any) -> tuple[type | None, Any]:
-    """Return the type of payload that `encoding.decode` takes as it is, and that function.
+def decode_all(encoding: Any, payloads: list[tuple[Any, Any]]) -> dict[Any, Any] | None:
+    """Return key -> value for pairs of a key and a payload, or None where that takes more care.
 
-    The type is None where each key needs more than that.
+    For pickles, which a first load spends its time in: `pickle.loads` itself takes a third of the
+    time of `PickleEncoding.decode`, which also knows what 0.9 wrote.
 
     """
-    if getattr(encoding, "bind", None) is not None:
-        return None, None
-    shapes = {True: str, False: bytes}
-    return shapes.get(getattr(encoding, "text", False)), encoding.decode
+    if getattr(encoding, "decode", None) is not PickleEncoding.decode or _binds(encoding):
+        return None
+    try:
+        entries = {
+            key: pickle.loads(payload) for key, payload in payloads if payload[0] == FIRST_OF_PICKLE
+        }
+    except Exception:
+        return None
+    return entries if len(entries) == len(payloads) else None
+
+
+def immutable_types(encoding: Any) -> frozenset[type]:
+    """Return the types of which `encoding.encode` alone makes all there is to store."""
+    return frozenset() if _binds(encoding) else getattr(encoding, "immutable", frozenset())
 
 
 def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[Any, Any]:
@@ -128,6 +151,10 @@ def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[A
 
 def _named(key: object) -> str:
     return "the value" if key is MISSING else f"the value of key {key!r}"
+
+
+def _binds(encoding: Any) -> bool:
+    return getattr(encoding, "bind", None) is not None
 
 
 def _bound(encoding: Any, keyspace: str, key: object) -> Any:

@@ -225,14 +225,18 @@ class LocalCopy(dict[K, V], Generic[K, V]):
         written, removed = difference.written, difference.removed
         if self._covered:
             written, removed = self._divert(written, removed)
-        old = {key: dict.get(self, key, MISSING) for key in chain(written, removed)}
+        if dict.__len__(self):
+            get = dict.get
+            old = {key: get(self, key, MISSING) for key in chain(written, removed)}
+        else:
+            old = dict.fromkeys(chain(written, removed), MISSING)
         # Taken away until they are in step again: what is raised midway (a signal's exception, no
         # memory) must not leave one behind that is wrong for ever.
         twin, self._twin = self._twin, None
         key_list, self._key_list = self._key_list, None
         value_list, self._value_list = self._value_list, None
         # These were gone from the store for a while, so they may be so here for a moment.
-        moved = [key for key in difference.moved if key in written]
+        moved = [key for key in difference.moved if key in written] if difference.moved else []
         for key in moved:
             dict.pop(self, key, None)
         # Written first: an entry that moved to another key is never missing under both.
@@ -240,7 +244,9 @@ class LocalCopy(dict[K, V], Generic[K, V]):
         for key in removed:
             dict.pop(self, key, None)
         self._twin = self._follow(twin, moved, written, removed)
-        if not (moved or removed or any(value is MISSING for value in old.values())):
+        if key_list is not None and not (
+            moved or removed or any(value is MISSING for value in old.values())
+        ):
             self._key_list = key_list
         if difference.complete:
             self._undecodable = difference.undecodable

@@ -529,17 +529,19 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             if known and commit.after == self.last_synced:
                 done = True
             elif known and commit.before == self.last_synced:
-                before = self._generation
+                before, undecodable = self._generation, len(self._undecodable)
                 replaced = self._apply(difference, commit.after)
-                self._settle_after_apply(before)
+                # The copy was clean: that alone can have changed of what `_settle` looks at.
+                if undecodable != len(self._undecodable) or self._generation != before + 1:
+                    self._settle_after_apply(before)
                 done = True
             else:
                 done = False
         del replaced
-        if done:
-            self._log_undecodable(difference, listed)
-        else:
+        if not done:
             self._catch_up()
+        elif difference.undecodable:
+            self._log_undecodable(difference, listed)
 
     def _catch_up(self, *, force: bool = False) -> None:
         """Sync after a write. The write is done: that the store cannot be asked any more is
