@@ -374,7 +374,7 @@ class SqliteDict(DurableDict[K, V]):
 
         """
         place, nonce = self._place, int.from_bytes(os.urandom(8), "big") >> 2
-        index = self._file.index
+        index = self._file.current()  # or the write could go to a file that was replaced
         header: Any = None
 
         def work(transaction: Transaction) -> Commit[K, V] | None:

@@ -9,6 +9,7 @@ the file is still the one under its name: that is looked at once a second.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import mmap
@@ -144,12 +145,12 @@ class SharedFile:
             if self._users == 0:
                 raise RuntimeError(f"the dict over {self.path} is closed")
             now = reading.monotonic()
-            if self._anchor is not None and not self._anchor.is_shut:
-                if self._is_same():
-                    self.index.look_at = now + LOOKS_EACH
-                    return self.index
+            if create and _identity(self.path) is None:
+                self._identity = None  # of one that was there before, and nobody has open
+            if self._identity is not None and not self._is_same():
                 self._leave()
-            self._open(create)
+            if self._anchor is None or self._anchor.is_shut:
+                self._open(create)
             self.index.look_at = now + LOOKS_EACH
             return self.index
 
@@ -187,11 +188,14 @@ class SharedFile:
     def _is_same(self) -> bool:
         if _required_identity(self.path) != self._identity:
             return False
-        return self._map is None or _identity(self._map.path) == self._map.identity
+        # While the anchor is closed, as after a fork, the log may come and go.
+        closed = self._anchor is None or self._anchor.is_shut
+        return closed or self._map is None or _identity(self._map.path) == self._map.identity
 
     def _open(self, create: bool) -> None:
         self._network = network_file_system(self.path)
-        while True:
+        anchor: Connection | None = None
+        while anchor is None or anchor.is_shut:  # by a fork, or below
             before = _identity(self.path)
             if before is None and not create:
                 raise _gone(self.path)
@@ -199,21 +203,23 @@ class SharedFile:
             with anchor.use:
                 try:
                     if anchor.is_shut:
-                        continue  # by a fork
+                        continue
                     self.prepare(anchor)
+                    # It may be the one that checkpoints as the last to close.
+                    anchor.rows("PRAGMA synchronous = FULL")
                     # Any read makes SQLite open the log, take its locks, and recover what a
                     # killed process left.
                     anchor.rows("SELECT count(*) FROM sqlite_master")
-                    after = _required_identity(self.path)
+                    self._identity = _required_identity(self.path)
+                    if before not in (None, self._identity):
+                        anchor.shut()  # replaced meanwhile
+                        continue
+                    self.index = WalIndex(self._header())
+                    anchor.before_shut = self.index.end
+                    self._anchor = anchor
                 except BaseException:
                     anchor.shut()
                     raise
-                if before in (None, after):
-                    break
-                anchor.shut()  # replaced meanwhile
-        index = WalIndex(self._header())
-        anchor.before_shut = index.end
-        self._anchor, self._identity, self.index = anchor, after, index
 
     def _header(self) -> Any:
         """Map the header, or return what equals nothing: then the PRAGMA has to be asked."""
@@ -224,8 +230,7 @@ class SharedFile:
         if kept is not None and (kept.path, kept.identity) != (path, _identity(path)):
             # Of a file that is no more; or it is kept for ever, since to close it could drop the
             # locks of connections that the program itself has to the file.
-            if not kept.closed_if_unlinked():
-                _kept_for_ever.append(kept)
+            kept.closed_if_unlinked()
             kept = self._map = None
         if kept is None:
             try:
@@ -248,7 +253,7 @@ class SharedFile:
         logger.warning("%s was replaced while it was open; it is opened again", self.path)
         kept = self._map
         moved = _identity(self.path) != self._identity
-        if kept is not None and moved and self._anchor is not None:
+        if moved and self._anchor is not None and not self._anchor.is_shut:
             try:
                 # The old file may live on under another name, and needs what is in its log.
                 self._anchor.rows("PRAGMA wal_checkpoint(PASSIVE)")
@@ -264,8 +269,8 @@ class _Map:
     """The mapped header, and the descriptors it needs.
 
     To close any descriptor of a file makes the system drop all locks that the process has on it,
-    SQLite's too. Python's `mmap` holds one more that it does not show. So both stay open until
-    nobody else can have the file any more.
+    SQLite's too. Python's `mmap` holds one more that it does not show. So both stay open, past the
+    end of the interpreter, unless the file has no name any more: then nobody else has it.
 
     """
 
@@ -275,19 +280,20 @@ class _Map:
         status = os.fstat(self._descriptor)
         self.identity: Identity = (status.st_dev, status.st_ino)
         self.mapped = mmap.mmap(self._descriptor, HEADER_BYTES, access=mmap.ACCESS_READ)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.mapped))
 
     def closed_if_unlinked(self) -> bool:
         """Close the descriptors if the file has no name any more; tell whether it had none."""
         if os.fstat(self._descriptor).st_nlink > 0:
             return False
-        # The map itself goes with the last reader that has it.
         os.close(self._descriptor)
+        # The map itself goes with the last reader that has it.
+        ctypes.pythonapi.Py_DecRef(ctypes.py_object(self.mapped))
         return True
 
 
 # For each process: a forked child has connections, and maps, of its own.
 _files: dict[tuple[int, str], SharedFile] = {}
-_kept_for_ever: list[_Map] = []
 
 
 def shared_file(path: str) -> SharedFile:

@@ -46,7 +46,7 @@ class Connections:
             except BaseException:
                 connection.shut()
                 raise
-        self._open.append(connection)
+        self._open = [other for other in self._open if not other.is_shut] + [connection]
         if self._closed:
             self.shut(connection)
             raise RuntimeError(f"the dict over {self.shared.path} is closed")
