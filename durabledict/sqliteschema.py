@@ -71,6 +71,7 @@ STATEMENTS = (
         FROM durabledict_commits WHERE keyspace = NEW.keyspace;
     END
     """,
+    # As if it was removed and written under the other name: so it goes to the end of the order.
     """
     CREATE TRIGGER durabledict_renamed AFTER UPDATE OF keyspace, key ON durabledict_entries
     WHEN NEW.keyspace IS NOT OLD.keyspace OR NEW.key IS NOT OLD.key
@@ -78,6 +79,8 @@ STATEMENTS = (
         INSERT INTO durabledict_commits (keyspace, version, nonce, removed)
         SELECT OLD.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, OLD.key
         FROM durabledict_commits WHERE keyspace = OLD.keyspace;
+        UPDATE durabledict_entries SET id = (SELECT max(id) + 1 FROM durabledict_entries)
+        WHERE id = NEW.id;
     END
     """,
     f"""

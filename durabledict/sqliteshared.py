@@ -147,12 +147,22 @@ class SharedFile:
             now = reading.monotonic()
             if create and _identity(self.path) is None:
                 self._identity = None  # of one that was there before, and nobody has open
-            if self._identity is not None and not self._is_same():
-                self._leave()
-            if self._anchor is None or self._anchor.is_shut:
-                self._open(create)
+            while True:
+                if self._identity is not None and not self._is_same():
+                    self._leave()
+                if self._is_open() or self._open(create):
+                    break
             self.index.look_at = now + LOOKS_EACH
             return self.index
+
+    def connect(self) -> Connection | None:
+        """Open a connection to the file that the anchor holds.
+
+        :return: None when the file is replaced, or the process forks, in this very moment
+
+        """
+        self.look()
+        return self._connected(self._identity, create=False)
 
     def prepare(self, connection: Connection) -> None:
         """Make sure of the journal mode, which others can change while nobody has the file open.
@@ -185,41 +195,51 @@ class SharedFile:
 
     # -- inside; the lock is held -------------------------------------------------------------
 
+    def _is_open(self) -> bool:
+        return self._anchor is not None and not self._anchor.is_shut
+
     def _is_same(self) -> bool:
         if _required_identity(self.path) != self._identity:
             return False
-        # While the anchor is closed, as after a fork, the log may come and go.
-        closed = self._anchor is None or self._anchor.is_shut
-        return closed or self._map is None or _identity(self._map.path) == self._map.identity
+        if self._map is None or not self._is_open():
+            return True  # while the anchor is closed, as after a fork, the log may come and go
+        return _identity(self._map.path) == self._map.identity
 
-    def _open(self, create: bool) -> None:
+    def _connected(self, identity: Identity | None, *, create: bool) -> Connection | None:
+        connection = connect(self.path, self._timeout, create=create)
+        # Before anything is read: beside a file that has just come in its place there may still be
+        # the old one's log.
+        if identity is not None and _identity(self.path) != identity:
+            connection.shut()
+        return None if connection.is_shut else connection
+
+    def _open(self, create: bool) -> bool:
+        """Open the anchor; return False when the file was replaced, or the process forked."""
         self._network = network_file_system(self.path)
-        anchor: Connection | None = None
-        while anchor is None or anchor.is_shut:  # by a fork, or below
-            before = _identity(self.path)
-            if before is None and not create:
-                raise _gone(self.path)
-            anchor = connect(self.path, self._timeout, create=create)
-            with anchor.use:
-                try:
-                    if anchor.is_shut:
-                        continue
-                    self.prepare(anchor)
-                    # It may be the one that checkpoints as the last to close.
-                    anchor.rows("PRAGMA synchronous = FULL")
-                    # Any read makes SQLite open the log, take its locks, and recover what a
-                    # killed process left.
-                    anchor.rows("SELECT count(*) FROM sqlite_master")
-                    self._identity = _required_identity(self.path)
-                    if before not in (None, self._identity):
-                        anchor.shut()  # replaced meanwhile
-                        continue
-                    self.index = WalIndex(self._header())
-                    anchor.before_shut = self.index.end
-                    self._anchor = anchor
-                except BaseException:
-                    anchor.shut()
-                    raise
+        before = _identity(self.path)
+        if before is None and not create:
+            raise _gone(self.path)
+        anchor = self._connected(before, create=create)
+        if anchor is None:
+            return False
+        with anchor.use:
+            try:
+                if anchor.is_shut:
+                    return False
+                self.prepare(anchor)
+                # It may be the one that checkpoints as the last to close.
+                anchor.rows("PRAGMA synchronous = FULL")
+                # Any read makes SQLite open the log, take its locks, and recover what a killed
+                # process left.
+                anchor.rows("SELECT count(*) FROM sqlite_master")
+                self._identity = before or _required_identity(self.path)
+                self.index = WalIndex(self._header())
+                anchor.before_shut = self.index.end
+                self._anchor = anchor
+            except BaseException:
+                anchor.shut()
+                raise
+        return True
 
     def _header(self) -> Any:
         """Map the header, or return what equals nothing: then the PRAGMA has to be asked."""
@@ -253,7 +273,7 @@ class SharedFile:
         logger.warning("%s was replaced while it was open; it is opened again", self.path)
         kept = self._map
         moved = _identity(self.path) != self._identity
-        if moved and self._anchor is not None and not self._anchor.is_shut:
+        if moved and self._anchor is not None and self._is_open():
             try:
                 # The old file may live on under another name, and needs what is in its log.
                 self._anchor.rows("PRAGMA wal_checkpoint(PASSIVE)")

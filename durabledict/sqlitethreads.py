@@ -6,7 +6,7 @@ import ctypes
 import os
 from typing import TYPE_CHECKING
 
-from .sqliteconnection import Connection, connect
+from .sqliteconnection import Connection
 from .sqliteshared import SharedFile
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class Connections:
 
     def open(self) -> Connection:
         """Open one more, for the calling thread; wait while the process forks."""
-        # First of all the anchor; and the file under the name is the one that it holds.
-        self.shared.look()
-        connection = connect(self.shared.path, self._timeout, create=False)
+        connection = self.shared.connect()
+        while connection is None:
+            connection = self.shared.connect()
+        connection.timeout = self._timeout
         with connection.use:
             try:
                 if not connection.is_shut:
