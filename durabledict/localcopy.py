@@ -225,11 +225,11 @@ class LocalCopy(dict[K, V], Generic[K, V]):
         written, removed = difference.written, difference.removed
         if self._covered:
             written, removed = self._divert(written, removed)
-        if dict.__len__(self):
-            get = dict.get
-            old = {key: get(self, key, MISSING) for key in chain(written, removed)}
-        else:
-            old = dict.fromkeys(chain(written, removed), MISSING)
+        # A first load has no old values: to note a hundred thousand absent ones takes longer than
+        # to apply it.
+        first = not (dict.__len__(self) or self._feed.wanted)
+        get = dict.get
+        old = {} if first else {key: get(self, key, MISSING) for key in chain(written, removed)}
         # Taken away until they are in step again: what is raised midway (a signal's exception, no
         # memory) must not leave one behind that is wrong for ever.
         twin, self._twin = self._twin, None
@@ -245,7 +245,7 @@ class LocalCopy(dict[K, V], Generic[K, V]):
             dict.pop(self, key, None)
         self._twin = self._follow(twin, moved, written, removed)
         if key_list is not None and not (
-            moved or removed or any(value is MISSING for value in old.values())
+            first or moved or removed or any(value is MISSING for value in old.values())
         ):
             self._key_list = key_list
         if difference.complete:
