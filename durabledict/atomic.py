@@ -13,7 +13,6 @@ import decimal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .changes import Commit, Undecodable
@@ -48,7 +47,7 @@ def _private(durable: DurableDict[Any, Any], value: Any) -> Any:
 
 
 def _set_if(durable: DurableDict[K, V], key: K, value: V | Missing, proof: Any) -> Any:
-    return durable._write(partial(durable._compare_and_set, key, value, proof), conditional=True)
+    return durable._write(durable._compare_and_set, key, value, proof, conditional=True)
 
 
 def compare_and_set(durable: DurableDict[K, V], key: K, old: V | Missing, new: V | Missing) -> bool:

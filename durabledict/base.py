@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
@@ -45,6 +44,11 @@ __all__ = ["Changes", "Commit", "ConnectionDurableDict", "DurableDict", "Undecod
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
+
+# How long the polling `wait` pauses between two looks at the stamp: it begins with the first and
+# is half as long again each time, up to the second.
+FIRST_PAUSE = 0.002
+LONGEST_PAUSE = 0.05
 
 
 class DurableDict(SyncedCopy[K, V], Generic[K, V]):
@@ -104,9 +108,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         self._interrupted = threading.Event()
         # Without compare-and-set in the store, setdefault and pop are made of several requests:
         # then this dict's writers take turns, so that they are atomic between threads at least.
-        self._writers: AbstractContextManager[object] = (
-            nullcontext() if self._has_compare_and_set() else threading.RLock()
-        )
+        self._writers = None if self._has_compare_and_set() else threading.RLock()
         super().__init__(autosync, on_outage, max_stale)
         forking.register(self)
         try:
@@ -129,7 +131,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises Exception: the driver's own. When the outcome is unknown, the next read reloads
 
         """
-        self._write(partial(self._persist, canonical_key(key), value))
+        self._write(self._persist, canonical_key(key), value)
 
     def __delitem__(self, key: K) -> None:
         """Remove ``d[key]`` from the store, then here. One round trip.
@@ -138,7 +140,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         key = canonical_key(key)
-        commit = self._write(partial(self._remove, key))
+        commit = self._write(self._remove, key)
         if isinstance(commit, Commit) and key not in commit.removed:
             raise KeyError(key)
 
@@ -160,7 +162,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         entries = _entries(other, named)
         self._require_open()
         if entries:
-            self._write(partial(self.persist_many, entries))
+            self._write(self.persist_many, entries)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's has overloads
         """Set many keys in one commit: ``d |= other`` is ``d.update(other)``."""
@@ -173,11 +175,11 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         No reader ever sees an empty dict in between. One round trip.
 
         """
-        self._write(partial(self._replace_all, _entries(mapping, {})))
+        self._write(self._replace_all, _entries(mapping, {}))
 
     def clear(self) -> None:
         """Remove every key from the store, also those this process has not heard of yet."""
-        self._write(partial(self._replace_all, {}))
+        self._write(self._replace_all, {})
 
     @overload
     def setdefault(self, key: K) -> V | None: ...
@@ -199,7 +201,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         value = dict.get(self, key, MISSING)
         if value is not MISSING:
             return value
-        commit = self._write(partial(self._setdefault, key, default))
+        commit = self._write(self._setdefault, key, default)
         return self._value_of(commit)
 
     @overload
@@ -217,7 +219,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
         key = canonical_key(key)
         try:
-            commit = self._write(partial(self._pop_there, key))
+            commit = self._write(self._pop_there, key)
         except _AbsentError:
             if dict.__contains__(self, key):
                 self._catch_up()
@@ -286,7 +288,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         value = self._store_side(key)
         if isinstance(value, Missing):
             return False
-        self._write(partial(self._persist, key, value))
+        self._write(self._persist, key, value)
         return True
 
     # -- read-modify-write --------------------------------------------------------------------
@@ -535,10 +537,6 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """
         return isinstance(error, (EncoderError, KeyError, NotImplementedError))
 
-    # The seconds between two looks of the polling `wait`: each is half as long again as the one
-    # before, from the first number up to the second.
-    _poll_pauses = (0.002, 0.05)
-
     def wait(self, since: Any, timeout: float) -> bool:
         """Return True when the stamp is no longer `since`, False after `timeout` seconds.
 
@@ -547,12 +545,12 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         ends = reading.monotonic() + timeout
-        pause, longest = self._poll_pauses
+        pause = FIRST_PAUSE
         while self.last_updated() == since:
             left = ends - reading.monotonic()
             if left <= 0 or self._interrupted.wait(min(pause, left)):
                 return False
-            pause = min(pause * 1.5, longest)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
         return True
 
     def _interrupt_wait(self) -> None:
@@ -637,7 +635,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _write(self, action: Callable[[], Any], *, conditional: bool = False) -> Any:
+    def _write(self, action: Callable[..., Any], *arguments: Any, conditional: bool = False) -> Any:
         """Run a write of the backend's; bring the local copy up to it; return what it said.
 
         :param conditional: None from the backend means that nothing was done
@@ -647,8 +645,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         refused: Exception | None = None
         try:
             try:
-                with self._writers:
-                    commit = action()
+                if self._writers is None:
+                    commit = action(*arguments)
+                else:
+                    commit = self._in_turn(action, *arguments)
             except Exception as error:
                 if not self._was_refused(error):
                     raise
@@ -665,6 +665,11 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         if refused is not None:
             raise refused
         return commit
+
+    def _in_turn(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        assert self._writers is not None
+        with self._writers:
+            return action(*arguments)
 
     def _persist(self, key: K, value: V) -> Commit[K, V] | None:
         """Call `persist`, which as in 0.9 may have called `_encode` without the key."""

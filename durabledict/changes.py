@@ -86,7 +86,10 @@ def chained(results: Collection[object]) -> Commit[Any, Any] | None:
     commits = [result for result in results if isinstance(result, Commit)]
     if not commits or len(commits) < len(results):
         return None
-    unbroken = all(first.after == second.before for first, second in pairwise(commits))
+    unbroken = all(
+        first.after is not None and first.after == second.before
+        for first, second in pairwise(commits)
+    )
     written: dict[Any, Any] = {}
     removed: dict[Any, None] = {}
     for commit in commits:
@@ -148,6 +151,7 @@ class Difference(Generic[K, V]):
     ) -> Difference[K, V]:
         """Sort out a delta, or a commit."""
         written, undecodable = _parted(entries)
+        # Most deltas, and nearly all commits, have neither: a write waits for this.
         gone = [key for key in removed if key not in entries] if removed else []
         gone += undecodable
         back = [key for key in moved if key in written] if moved else []
@@ -201,7 +205,10 @@ def _parted(
     entries: Mapping[K, V | Undecodable],
 ) -> tuple[dict[K, V], dict[K, DecodingError]]:
     good: dict[K, Any] = dict(entries)
-    if Undecodable not in set(map(type, good.values())):
+    for value in good.values():
+        if type(value) is Undecodable:
+            break
+    else:
         return good, {}
     bad = {key: value.error for key, value in good.items() if isinstance(value, Undecodable)}
     for key in bad:

@@ -18,7 +18,6 @@ __all__ = [
     "check_encodings",
     "decode",
     "decode_all",
-    "encode",
     "immutable_types",
     "prepare",
 ]
@@ -63,18 +62,6 @@ def check_encodings(encoding: Any, old_encoding: Any, allow_unsigned: bool) -> N
             "old_encoding away",
             _shown(old_encoding),
         )
-
-
-def encode(encoding: Any, keyspace: str, key: object, value: object) -> Any:
-    """Return the payload of `value`.
-
-    :raises EncodingError: naming the key; nothing has been sent anywhere
-
-    """
-    try:
-        return _bound(encoding, keyspace, key).encode(value)
-    except Exception as error:
-        raise EncodingError(f"{_named(key)} cannot be encoded: {_reason(error)}") from error
 
 
 def decode(encoding: Any, old_encoding: Any, keyspace: str, key: object, payload: Any) -> Any:
@@ -137,7 +124,11 @@ def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[A
     :raises EncodingError: naming the key, also when the payload cannot be read back
 
     """
-    payload = encode(encoding, keyspace, key, value)
+    bind = getattr(encoding, "bind", None)
+    try:
+        payload = (encoding if bind is None else bind(keyspace, key)).encode(value)
+    except Exception as error:
+        raise EncodingError(f"{_named(key)} cannot be encoded: {_reason(error)}") from error
     if type(value) in getattr(encoding, "immutable", ()):
         return payload, value
     try:

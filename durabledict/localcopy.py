@@ -227,9 +227,11 @@ class LocalCopy(dict[K, V], Generic[K, V]):
             written, removed = self._divert(written, removed)
         # A first load has no old values: to note a hundred thousand absent ones takes longer than
         # to apply it.
-        first = not (dict.__len__(self) or self._feed.wanted)
+        wanted = self._feed.wanted
+        first = not (wanted or dict.__len__(self))
         get = dict.get
-        old = {} if first else {key: get(self, key, MISSING) for key in chain(written, removed)}
+        touched = chain(written, removed) if removed else written
+        old = {} if first else {key: get(self, key, MISSING) for key in touched}
         # Taken away until they are in step again: what is raised midway (a signal's exception, no
         # memory) must not leave one behind that is wrong for ever.
         twin, self._twin = self._twin, None
@@ -254,7 +256,7 @@ class LocalCopy(dict[K, V], Generic[K, V]):
             gone = {*difference.written, *difference.removed}
             left = {k: error for k, error in self._undecodable.items() if k not in gone}
             self._undecodable = {**left, **difference.undecodable}
-        if self._feed.wanted:
+        if wanted:
             self._feed.put([(key, value, written.get(key, MISSING)) for key, value in old.items()])
         self._generation += 1
         self.last_synced = stamp

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import reading
 from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
@@ -21,7 +24,7 @@ from .keys import decode_key, encode_key
 from .sqliteconnection import Connection, is_locked
 from .sqlitefile import SqliteFile, Transaction
 from .sqlitelog import packed, unpacked
-from .sqliteschema import REMOVED_VERSION
+from .sqliteschema import REMOVED
 from .sqliteshared import WalIndex, commits
 
 if TYPE_CHECKING:
@@ -68,17 +71,19 @@ TAGGED = """
 """
 # An entry keeps its row, and so its place, when its value changes.
 UPSERT = """
-    INSERT INTO durabledict_entries (keyspace, key, version, value) VALUES (?, ?, ?, ?)
-    ON CONFLICT (keyspace, key) DO UPDATE SET value = excluded.value, version = excluded.version
+    INSERT INTO durabledict_entries (keyspace, key, nonce, value) VALUES (?, ?, ?, ?)
+    ON CONFLICT (keyspace, key) DO UPDATE SET value = excluded.value, nonce = excluded.nonce
 """
 # So many rows in one statement take half the time that they take one by one. Each has four
 # values, and SQLite was built with a limit of 999 for long.
 ROWS_AT_ONCE = 200
 UPSERT_MANY = UPSERT.replace("(?, ?, ?, ?)", ", ".join(["(?, ?, ?, ?)"] * ROWS_AT_ONCE))
-OVERWRITE = "UPDATE durabledict_entries SET value = ?, version = ? WHERE keyspace = ? AND key = ?"
+# A transaction of its own: the trigger adds the commit.
+OVERWRITE = "UPDATE durabledict_entries SET value = ?, nonce = ? WHERE keyspace = ? AND key = ?"
+OVERWRITTEN = "SELECT 1 FROM durabledict_commits WHERE keyspace = ? AND nonce = ?"
 # First marked: a removal that is not is another program's, and the trigger adds a commit for it.
 MARK = f"""
-    UPDATE durabledict_entries SET version = {REMOVED_VERSION}
+    UPDATE durabledict_entries SET nonce = {REMOVED}
     WHERE keyspace = ? AND key = CAST(? AS TEXT)
 """
 DELETE = "DELETE FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)"
@@ -86,6 +91,11 @@ COMMIT = """
     INSERT INTO durabledict_commits (keyspace, version, nonce, written, removed)
     VALUES (?, ?, ?, ?, ?)
 """
+
+
+# The seconds between two looks of `wait`: each is half as long again as the one before.
+FIRST_PAUSE = 0.0005
+LONGEST_PAUSE = 0.005
 
 
 class SqliteDict(DurableDict[K, V]):
@@ -131,8 +141,6 @@ class SqliteDict(DurableDict[K, V]):
 
     unavailable = (sqlite3.OperationalError,)
     _ordered = True
-    # A poll costs a microsecond or two: each thread that watches takes some thousandths of a core.
-    _poll_pauses = (0.0005, 0.005)
 
     def __init__(
         self,
@@ -274,8 +282,14 @@ class SqliteDict(DurableDict[K, V]):
         )
 
     def persist(self, key: K, value: V) -> Commit[K, V]:
-        """Store one entry: one transaction."""
-        return self.persist_many({key: value})
+        """Store one entry: one transaction; one statement where the key is there."""
+        payload, stored = self._prepare(key, value)
+        _require_storable(key, payload)
+        text = encode_key(key)
+        commit = self._overwrite(text, payload, {key: stored})
+        if commit is not None:
+            return commit
+        return self._commit(lambda connection: ({text: payload}, []), {key: stored})
 
     def depersist(self, key: K) -> Commit[K, V]:
         """Remove one entry: one transaction."""
@@ -330,6 +344,23 @@ class SqliteDict(DurableDict[K, V]):
         locked = isinstance(error, sqlite3.OperationalError) and is_locked(error)
         return locked or super()._was_refused(error)
 
+    def wait(self, since: Any, timeout: float) -> bool:
+        """Return True when the stamp is no longer `since`, False after `timeout` seconds.
+
+        It looks at the header, at pauses of 0.5 ms at first and 5 ms at last. They are short
+        enough to sleep through: to wait for the event that interrupts takes twice the processor.
+
+        """
+        ends = reading.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while self.last_updated() == since:
+            left = ends - reading.monotonic()
+            if left <= 0 or self._interrupted.is_set():
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+        return True
+
     def close(self) -> None:
         """Close the connections, and end the watch; see `DurableDict.close`."""
         super().close()
@@ -353,9 +384,34 @@ class SqliteDict(DurableDict[K, V]):
         """Return key text -> payload, and key -> value as stored, before anything is sent."""
         payloads, written = self._prepare_all(entries)
         for key, payload in payloads.items():
-            if type(payload) is not bytes:
-                _require_storable(key, payload)
+            _require_storable(key, payload)
         return {encode_key(key): payload for key, payload in payloads.items()}, written
+
+    def _overwrite(self, text: str, payload: Any, written: dict[K, Any]) -> Commit[K, V] | None:
+        """Change the value of a key that is there.
+
+        With ``synchronous="NORMAL"`` a write takes two thirds of the time in this way: it is one
+        statement instead of four, and the header tells whether the commit before it is the one
+        that is known.
+
+        :return: None where the key is not there, somebody else wrote last, or is about to, or the
+            header cannot be had; nothing was done
+
+        """
+        index = self._file.current()  # or the write could go to a file that was replaced
+        known = self._known
+        if known is None or known[0] is not index or known[1] != index.header[:]:
+            return None
+        place, nonce = self._place, _new_nonce()
+        proof = (OVERWRITTEN, (place, nonce))
+        if not self._file.run(OVERWRITE, (payload, nonce, place, text), proof):
+            return None
+        _, header, before = known
+        stamp = (before[0] + 1, nonce)
+        if self._remember(index, header, stamp):
+            return Commit(before, stamp, written)
+        # Somebody else wrote as well, before or after: the sync that follows tells.
+        return Commit(None, None, written)
 
     def _commit(
         self, choose: Callable[[Connection], Chosen], written: Mapping[K, Any]
@@ -373,8 +429,8 @@ class SqliteDict(DurableDict[K, V]):
         :param written: the values as stored, of the keys that `choose` may write
 
         """
-        place, nonce = self._place, int.from_bytes(os.urandom(8), "big") >> 2
-        index = self._file.current()  # or the write could go to a file that was replaced
+        place, nonce = self._place, _new_nonce()
+        index = self._file.current()  # as in `_overwrite`
         header: Any = None
 
         def work(transaction: Transaction) -> Commit[K, V] | None:
@@ -395,7 +451,7 @@ class SqliteDict(DurableDict[K, V]):
                 return Commit(before, before)
             version = before[0] + 1
             if payloads:
-                _store(connection, place, version, payloads)
+                _store(connection, place, -nonce, payloads)
             if removed:
                 keys = [(place, key) for key in removed]
                 connection.executemany(MARK, keys)
@@ -419,27 +475,42 @@ class SqliteDict(DurableDict[K, V]):
             self._remember(index, header, commit.after)
         return commit
 
-    def _remember(self, index: WalIndex, before: bytes, stamp: Any) -> None:
-        """Remember the stamp that an own commit gave, if nobody has written since.
+    def _remember(self, index: WalIndex, before: bytes, stamp: Any) -> bool:
+        """Remember the stamp that an own commit gave, if nobody else committed; tell whether.
 
-        :param before: the header in the transaction. One commit later the next one is our own
+        :param before: a header from before the commit. One commit later the one is our own
 
         """
         after = index.header[:]
         if isinstance(after, bytes) and commits(after) == commits(before) + 1:
             self._known = (index, after, stamp)
+            return True
+        return False
 
 
 # Here, where the class is done: what `_is_unchanged` compares with.
 _last_updated = SqliteDict.last_updated
 
 
-def _store(connection: Connection, place: str, version: int, payloads: Mapping[str, Any]) -> None:
-    if len(payloads) == 1:
-        ((key, payload),) = payloads.items()
-        if connection.execute(OVERWRITE, (payload, version, place, key)).rowcount:
-            return
-    rows = [(place, key, version, payload) for key, payload in payloads.items()]
+# Drawn by the hundred: one system call less for each write. A forked child draws its own.
+_nonces: list[int] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_nonces.clear)
+
+
+def _new_nonce() -> int:
+    """Return 62 random bits; but neither 0 nor 1, whose negatives mean something else in a row."""
+    try:
+        return _nonces.pop()
+    except IndexError:
+        drawn: list[int] = [(bits >> 2) + 2 for bits in struct.unpack("=128Q", os.urandom(1024))]
+        _nonces.extend(drawn[1:])
+        return drawn[0]
+
+
+def _store(connection: Connection, place: str, nonce: int, payloads: Mapping[str, Any]) -> None:
+    rows = [(place, key, nonce, payload) for key, payload in payloads.items()]
     whole = len(rows) - len(rows) % ROWS_AT_ONCE
     connection.executemany(
         UPSERT_MANY,
@@ -453,6 +524,8 @@ def _store(connection: Connection, place: str, version: int, payloads: Mapping[s
 
 def _require_storable(key: object, payload: object) -> None:
     """Refuse what SQLite would store as something else."""
+    if type(payload) is bytes:
+        return
     if isinstance(payload, str):
         try:
             payload.encode("utf-8")

@@ -25,6 +25,10 @@ SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 
 T = TypeVar("T")
 
+Row = tuple[Any, ...]
+# A query, and the values in it, that has a row if a commit was done.
+Proof = tuple[str, Row]
+
 
 class _PerThread(threading.local):
     """What a thread sees of a file: its own connection."""
@@ -45,7 +49,7 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         #: A query with a row if the COMMIT was done.
-        self.proof: tuple[str, tuple[Any, ...]] | None = None
+        self.proof: Proof | None = None
 
 
 class SqliteFile:
@@ -157,6 +161,25 @@ class SqliteFile:
                 if connection.in_transaction:
                     connection.rows("ROLLBACK")
 
+    def run(self, statement: str, values: Row, proof: Proof) -> bool:
+        """Run one statement as a transaction of its own; tell whether it changed anything.
+
+        :param proof: a query with a row if it was committed
+        :return: False also where another writer is in the way, who is not waited for
+
+        """
+        with self.use() as connection:
+            try:
+                return connection.execute(statement, values).rowcount > 0
+            except sqlite3.Error as error:
+                if isinstance(error, sqlite3.OperationalError) and is_locked(error):
+                    return False
+                if _was_done(connection, proof):
+                    return True
+                raise
+            finally:
+                connection.known = None
+
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run one write transaction; return what `work` returned, once it is committed.
 
@@ -182,7 +205,9 @@ class SqliteFile:
                 except BaseException as error:
                     if connection.in_transaction:
                         connection.rows("ROLLBACK")
-                    if isinstance(error, sqlite3.Error) and _was_done(transaction):
+                    if isinstance(error, sqlite3.Error) and _was_done(
+                        connection, transaction.proof
+                    ):
                         return result  # type: ignore[no-any-return]  # as above
                     raise
                 finally:
@@ -210,10 +235,10 @@ def _begin_writing(connection: Connection) -> sqlite3.OperationalError | None:
     return None
 
 
-def _was_done(transaction: Transaction) -> bool:
-    if transaction.proof is None:
+def _was_done(connection: Connection, proof: Proof | None) -> bool:
+    if proof is None:
         return False
     try:
-        return bool(transaction.connection.rows(*transaction.proof))
+        return bool(connection.rows(*proof))
     except sqlite3.Error:
         return False

@@ -10,7 +10,7 @@ from .errors import DurableDictError
 from .sqliteconnection import Connection
 from .sqlitelog import LOG_BYTES
 
-__all__ = ["REMOVED_VERSION", "create", "exists", "require"]
+__all__ = ["REMOVED", "create", "exists", "require"]
 
 #: A file says in durabledict_schema which version of all this it has.
 SCHEMA_VERSION = 2
@@ -22,13 +22,13 @@ TRIM_EACH = 64
 #: A commit whose list of keys is longer than this, in bytes, has the lists added up as well.
 LONG_LIST = 4_096
 
-#: What our own removals put into the version of a row before they delete it.
-REMOVED_VERSION = -1
+#: What our own removals put into the nonce of a row before they delete it.
+REMOVED = -1
 
 TABLES = ("durabledict_schema", "durabledict_entries", "durabledict_commits")
 
-# A write of this library changes the version of each row, and adds the row of the commit itself.
-# One of another program does not know of versions: then a trigger adds that row.
+# A write of this library puts a nonce into each row, a negative one where it adds the row of the
+# commit itself. Another program knows nothing of nonces, and leaves the one that is there.
 STATEMENTS = (
     "CREATE TABLE durabledict_schema (version INTEGER NOT NULL)",
     """
@@ -36,7 +36,7 @@ STATEMENTS = (
         id INTEGER PRIMARY KEY,  -- rows are inserted in its order
         keyspace TEXT NOT NULL,
         key TEXT NOT NULL,
-        version INTEGER,  -- of the commit that wrote the value; NULL: another program's
+        nonce INTEGER,  -- of the commit that wrote the value; NULL: another program inserted it
         value BLOB NOT NULL,
         UNIQUE (keyspace, key)
     )
@@ -54,7 +54,7 @@ STATEMENTS = (
     # INSERT OR REPLACE deletes a row and says nothing: so the key is "removed", too.
     """
     CREATE TRIGGER durabledict_inserted AFTER INSERT ON durabledict_entries
-    WHEN NEW.version IS NULL
+    WHEN NEW.nonce IS NULL
     BEGIN
         INSERT INTO durabledict_commits (keyspace, version, nonce, written, removed)
         SELECT NEW.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff,
@@ -64,11 +64,15 @@ STATEMENTS = (
     """,
     """
     CREATE TRIGGER durabledict_updated AFTER UPDATE ON durabledict_entries
-    WHEN NEW.version IS OLD.version
+    WHEN NEW.nonce >= 0 OR NEW.nonce IS OLD.nonce
     BEGIN
-        INSERT INTO durabledict_commits (keyspace, version, nonce, written)
-        SELECT NEW.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, NEW.key
-        FROM durabledict_commits WHERE keyspace = NEW.keyspace;
+        INSERT INTO durabledict_commits (keyspace, version, nonce, written) VALUES (
+            NEW.keyspace,
+            (SELECT coalesce(max(version), 0) + 1 FROM durabledict_commits
+             WHERE keyspace = NEW.keyspace),
+            CASE WHEN NEW.nonce IS OLD.nonce THEN random() & 0x3fffffffffffffff ELSE NEW.nonce END,
+            NEW.key
+        );
     END
     """,
     # As if it was removed and written under the other name: so it goes to the end of the order.
@@ -85,7 +89,7 @@ STATEMENTS = (
     """,
     f"""
     CREATE TRIGGER durabledict_deleted AFTER DELETE ON durabledict_entries
-    WHEN OLD.version IS NOT {REMOVED_VERSION}
+    WHEN OLD.nonce IS NOT {REMOVED}
     BEGIN
         INSERT INTO durabledict_commits (keyspace, version, nonce, removed)
         SELECT OLD.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, OLD.key
@@ -95,17 +99,13 @@ STATEMENTS = (
     f"""
     CREATE TRIGGER durabledict_trimmed AFTER INSERT ON durabledict_commits
     WHEN NEW.version % {TRIM_EACH} = 0
+        OR length(NEW.written) > {LONG_LIST} OR length(NEW.removed) > {LONG_LIST}
     BEGIN
         DELETE FROM durabledict_commits
         WHERE keyspace = NEW.keyspace AND version <= NEW.version - {COMMITS_KEPT};
-    END
-    """,
-    f"""
-    CREATE TRIGGER durabledict_trimmed_by_size AFTER INSERT ON durabledict_commits
-    WHEN length(NEW.written) > {LONG_LIST} OR length(NEW.removed) > {LONG_LIST}
-    BEGIN
         DELETE FROM durabledict_commits
-        WHERE keyspace = NEW.keyspace AND version < NEW.version AND version <= (
+        WHERE (length(NEW.written) > {LONG_LIST} OR length(NEW.removed) > {LONG_LIST})
+            AND keyspace = NEW.keyspace AND version < NEW.version AND version <= (
             SELECT max(version) FROM (
                 SELECT version, sum(coalesce(length(written), 0) + coalesce(length(removed), 0))
                     OVER (ORDER BY version DESC) AS bytes

@@ -15,11 +15,13 @@ import math
 import mmap
 import os
 import sqlite3
-import sys
+import struct
 import threading
+import time
 from typing import Any
 
 from . import reading
+from .filelocks import holders, read_locks
 from .mountinfo import network_file_system
 from .sqliteconnection import Connection, connect, shut_all
 
@@ -30,11 +32,17 @@ logger = logging.getLogger("durabledict.sqlite")
 #: The seconds between two looks whether the file is still there.
 LOOKS_EACH = 1.0
 
-#: The length of the header (https://www.sqlite.org/walformat.html#walidxfmt), its format's number,
-#: and where it has the number of commits.
+#: The length of the header (https://www.sqlite.org/walformat.html#walidxfmt); what is read of it,
+#: which is the number of its format, the number of commits and whether it is initialised; and the
+#: one format that is known.
 HEADER_BYTES = 48
+HEADER = struct.Struct("=I4xI?")
 HEADER_FORMAT = 3007000
-COMMITS = slice(8, 12)
+
+#: The bytes that a connection locks (https://www.sqlite.org/walformat.html#wal_locks): one of the
+#: -shm, and some of these of the file itself.
+INDEX_LOCK = 128
+FILE_LOCK = (0x40000002, 0x40000002 + 509)
 
 Identity = tuple[int, int]
 
@@ -115,7 +123,6 @@ class SharedFile:
         :raises sqlite3.OperationalError: the file is gone
 
         """
-        self.require_own_process()
         index = self.index
         return index if reading.monotonic() < index.look_at else self.look()
 
@@ -141,6 +148,7 @@ class SharedFile:
         :raises RuntimeError: the last dict over it was closed by another thread
 
         """
+        self.require_own_process()
         with self._lock:
             if self._users == 0:
                 raise RuntimeError(f"the dict over {self.path} is closed")
@@ -219,6 +227,8 @@ class SharedFile:
         before = _identity(self.path)
         if before is None and not create:
             raise _gone(self.path)
+        if before is not None:
+            _require_own_log(self.path, before)
         anchor = self._connected(before, create=create)
         if anchor is None:
             return False
@@ -258,8 +268,8 @@ class SharedFile:
             except (OSError, ValueError) as error:
                 logger.debug("%s cannot be mapped (%s): comparisons take longer", path, error)
                 return _Nothing()
-        header = kept.mapped[:]
-        known = int.from_bytes(header[:4], sys.byteorder) == HEADER_FORMAT and header[12] == 1
+        format_number, _, initialised = HEADER.unpack_from(kept.mapped)
+        known = initialised and format_number == HEADER_FORMAT
         return kept.mapped if known else _Nothing()
 
     def _leave(self) -> None:
@@ -327,7 +337,8 @@ def shared_file(path: str) -> SharedFile:
 
 def commits(header: bytes) -> int:
     """Return the number of commits, which grows by one with each and begins anew in a recovery."""
-    return int.from_bytes(header[COMMITS], sys.byteorder)
+    number: int = HEADER.unpack_from(header)[1]
+    return number
 
 
 def _identity(path: str) -> Identity | None:
@@ -348,6 +359,31 @@ def _required_identity(path: str) -> Identity:
 def _gone(path: str) -> sqlite3.OperationalError:
     return sqlite3.OperationalError(
         f"{path} is not there any more: it was removed or renamed while it was open"
+    )
+
+
+def _require_own_log(path: str, identity: Identity) -> None:
+    """Refuse to open a file beside which lies the log of another one that is open.
+
+    Every connection to a file in WAL mode holds a lock on it, and one on its ``-shm``, in this
+    order. So where there is the second and not the first, it is a connection to the file that was
+    under the name before. SQLite does not look.
+
+    :raises sqlite3.OperationalError: such a log
+
+    """
+    index = _identity(f"{os.path.realpath(path)}-shm")
+    if index is None:
+        return
+    for pause in (0.001, 0.01, 0.0):
+        locks = read_locks()
+        others = holders(*index, INDEX_LOCK, INDEX_LOCK, locks)
+        if not others or holders(*identity, *FILE_LOCK, locks):
+            return
+        time.sleep(pause)  # or somebody opened the file while the locks were listed
+    raise sqlite3.OperationalError(
+        f"{path} has come in the place of a file that process {others[0]} still has open, and "
+        "whose log lies beside it; SQLite would mix the two. Remove the files -wal and -shm first"
     )
 
 

@@ -30,7 +30,7 @@ class Connections:
         self._synchronous = synchronous
         self._open: list[Connection] = []
         self._closed = False
-        self._process = os.getpid()
+        self.process = os.getpid()
         shared.acquire(timeout)
 
     def open(self) -> Connection:
@@ -56,13 +56,13 @@ class Connections:
     def shut(self, connection: Connection) -> None:
         """Close the connection of a thread that has ended."""
         # Not in a child that was forked past Python's hooks: SQLite forbids it there.
-        if self._process == os.getpid():
+        if self.process == os.getpid():
             connection.shut()
             self._open = [other for other in self._open if other is not connection]
 
     def close(self) -> None:
         """Close all, each as soon as its thread is done with it, and open no more."""
-        if self._process != os.getpid():
+        if self.process != os.getpid():
             return
         closed, self._closed = self._closed, True
         while self._open:
@@ -90,7 +90,8 @@ class Own:
         self._depth = 0
 
     def __enter__(self) -> Connection:
-        self._connections.shared.require_own_process()
+        if self._connections.process != os.getpid():
+            self._connections.shared.require_own_process()
         while True:
             connection = self._connection
             if connection is None:

@@ -20,6 +20,8 @@ find_missing() {
     missing=()
     # Debian leaves CPython's own tests out of its python3.
     require "libpython$version-testsuite" "$python" -c "import test.mapping_tests"
+    # Counts the syncs of a file, which nothing inside the process can.
+    require strace command -v strace
 }
 
 fail() {

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import sqlite3
-import struct
 import tempfile
 import threading
 import traceback
@@ -37,21 +36,27 @@ def place() -> Iterator[Path]:
 
 
 class Counter:
-    """A number that processes share past the dict: 8 bytes of a mapped file, written at once."""
+    """A number that processes share past the dict: 8 bytes of a mapped file, written at once.
+
+    Not with `struct`, which packs byte by byte: who is killed in between leaves another number.
+
+    """
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
             file.truncate(8)
-            self._map = mmap.mmap(file.fileno(), 8)
+            self._view = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
 
     @property
     def value(self) -> int:
-        number: int = struct.unpack_from("=q", self._map)[0]
-        return number
+        return self._view[0]
 
     @value.setter
     def value(self, number: int) -> None:
-        struct.pack_into("=q", self._map, 0, number)
+        self._view[0] = number
+
+    def has_come_to(self, number: int) -> bool:
+        return self.value >= number
 
 
 def opened(place: Path, **options: Any) -> SqliteDict[Any, Any]:

@@ -28,6 +28,7 @@ from durabledict import (
     sqliteconnection,
 )
 from durabledict.changes import _moved
+from durabledict.sqlite import OVERWRITE
 from durabledict.sqliteconnection import Connection
 from durabledict.sqlitefile import Transaction
 from durabledict.testing import DurableDictSuite
@@ -120,14 +121,14 @@ def query(file: Path, sql: str) -> list[Any]:
 class Failing(Connection):
     """A connection that does something else than it is told, once."""
 
-    instead: Callable[[Failing, str], object] | None = None
+    instead: Callable[..., object] | None = None
     at = ""
 
     def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
         act = Failing.instead
         if act is not None and sql.startswith(Failing.at):
             Failing.instead = None
-            act(self, sql)
+            act(self, sql, *arguments)
         return super().execute(sql, *arguments)
 
 
@@ -268,7 +269,7 @@ class TestTheFile:
             other.execute("BEGIN EXCLUSIVE")
             attempts: list[str] = []
 
-            def let_go_at_the_second(connection: Failing, sql: str) -> None:
+            def let_go_at_the_second(connection: Failing, sql: str, *_: Any) -> None:
                 attempts.append(sql)
                 if len(attempts) == 1:
                     failing.instead = let_go_at_the_second
@@ -282,7 +283,7 @@ class TestTheFile:
     def test_tables_that_another_process_made_at_the_same_moment(
         self, file: Path, failing: Any
     ) -> None:
-        def make(connection: Failing, sql: str) -> None:
+        def make(connection: Failing, sql: str, *_: Any) -> None:
             SqliteDict[str, int](file).close()
 
         failing.at, failing.instead = "BEGIN IMMEDIATE", make
@@ -438,7 +439,7 @@ class TestStamps:
         with SqliteDict[str, int](file) as reader, SqliteDict[str, int](file) as writer:
             writer["k"] = 1
 
-            def write(connection: Failing, sql: str) -> None:
+            def write(connection: Failing, sql: str, *_: Any) -> None:
                 assert connection.in_transaction
                 writer.update(k=2, late=2)
 
@@ -555,29 +556,34 @@ class TestTransactions:
     ) -> None:
         with SqliteDict[str, int](file) as d, SqliteDict[str, int](file) as other:
 
-            def fail_after(connection: Failing, sql: str) -> None:
-                connection.execute(sql)
+            def fail_after(connection: Failing, sql: str, *values: Any) -> None:
+                connection.execute(sql, *values)
                 raise sqlite3.OperationalError("disk I/O error")
 
-            failing.at, failing.instead = "COMMIT", fail_after
-            d["k"] = 1
-            assert failing.instead is None
-            assert d == other == {"k": 1}
-            assert d.last_synced == d.last_updated()
+            # A new key is a transaction, a new value of one that is there a single statement.
+            for number, at in enumerate(["COMMIT", OVERWRITE]):
+                failing.at, failing.instead = at, fail_after
+                d["k"] = number
+                assert failing.instead is None
+                assert d == other == {"k": number}
+                assert d.last_synced == d.last_updated()
 
     @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), MemoryError()])
     @pytest.mark.parametrize("autosync", [True, False])
+    @pytest.mark.parametrize("at", ["COMMIT", OVERWRITE])
     def test_rule_0_4_a_commit_that_was_not_done_is_raised(
-        self, file: Path, failing: Any, error: BaseException, autosync: bool
+        self, file: Path, failing: Any, error: BaseException, autosync: bool, at: str
     ) -> None:
         with SqliteDict[str, int](file, autosync=autosync) as d:
             d["k"] = 1
             reloads = d.stats.reloads
 
-            def fail(connection: Failing, sql: str) -> None:
+            def fail(connection: Failing, sql: str, *values: Any) -> None:
                 raise error
 
-            failing.at, failing.instead = "COMMIT", fail
+            if at == "COMMIT":
+                d._known = None  # or it would be a single statement
+            failing.at, failing.instead = at, fail
             with pytest.raises(type(error)):
                 d["k"] = 2
             assert d["k"] == 1
@@ -610,7 +616,7 @@ class TestTransactions:
             d["k"] = 1
             left: list[Failing] = []
 
-            def interrupt(connection: Failing, sql: str) -> None:
+            def interrupt(connection: Failing, sql: str, *_: Any) -> None:
                 sqlite3.Connection.execute(connection, sql)
                 left.append(connection)
                 raise KeyboardInterrupt
@@ -621,6 +627,7 @@ class TestTransactions:
                     if at == "BEGIN":
                         d.changes(d.last_updated())
                     else:
+                        d._known = None  # or it would be a single statement
                         d["k"] = 2
                 assert not left.pop().in_transaction
             other["k"] = 3
@@ -655,7 +662,9 @@ class TestTransactions:
             other["k"] = 2
             assert d["k"] == 2
 
-    @pytest.mark.parametrize("at", ["COMMIT", "\n    SELECT version, nonce", "\n    INSERT INTO"])
+    @pytest.mark.parametrize(
+        "at", ["COMMIT", "\n    SELECT version, nonce", "\n    INSERT INTO durabledict_commits"]
+    )
     def test_an_interrupt_leaves_no_transaction_open(
         self, file: Path, failing: Any, at: str
     ) -> None:
@@ -663,13 +672,13 @@ class TestTransactions:
             d["k"] = 1
             left: list[Failing] = []
 
-            def interrupt(connection: Failing, sql: str) -> None:
+            def interrupt(connection: Failing, sql: str, *_: Any) -> None:
                 assert connection.in_transaction
                 left.append(connection)
                 raise KeyboardInterrupt
 
             failing.at, failing.instead = at, interrupt
-            d._known = None
+            d._known = None  # or it would be a single statement
             with pytest.raises(KeyboardInterrupt):
                 d["k"] = 2
             assert not left[0].in_transaction
@@ -684,7 +693,7 @@ class TestTransactions:
             assert d["k"] == 1
             other["k"] = 2
 
-            def interrupt(connection: Failing, sql: str) -> None:
+            def interrupt(connection: Failing, sql: str, *_: Any) -> None:
                 assert connection.in_transaction
                 raise KeyboardInterrupt
 
@@ -782,11 +791,11 @@ class TestConnections:
         """As after a fork that Python did not see."""
         d = SqliteDict[str, int](file)
         connections = d._file._connections
-        process, connections._process = connections._process, -1
+        process, connections.process = connections.process, -1
         connections.shut(noted[1])  # as at the end of a thread
         d.close()
         assert [connection.closed for connection in noted] == [False, False]
-        connections._process = process
+        connections.process = process
         connections.close()
         assert [connection.closed for connection in noted] == [True, True]
 
@@ -819,7 +828,7 @@ class TestConnections:
             d = SqliteDict[str, int](file)
             in_a_call, states = threading.Event(), []
 
-            def close_meanwhile(connection: Failing, sql: str) -> None:
+            def close_meanwhile(connection: Failing, sql: str, *_: Any) -> None:
                 in_a_call.set()
                 ends = time.monotonic() + PATIENCE
                 while not d._is_closed and time.monotonic() < ends:
