@@ -471,7 +471,8 @@ class SqliteDict(DurableDict[K, V]):
             return Commit(before, (version, nonce), stored, [_key(text) for text in removed])
 
         commit = self._file.write(work)
-        if commit is not None and isinstance(header, bytes):
+        # What made no commit has no place in the count: the one that came may be another's.
+        if commit is not None and commit.after != commit.before and isinstance(header, bytes):
             self._remember(index, header, commit.after)
         return commit
 

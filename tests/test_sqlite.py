@@ -521,6 +521,45 @@ class TestStamps:
                 assert d.compare_and_set("k", -1, 0) is False
                 assert d.last_updated() == after
 
+    def test_a_write_that_changes_nothing_remembers_nothing(self, file: Path) -> None:
+        """Or the next commit, another's, would be taken for its own."""
+        with SqliteDict[str, int](file) as d, SqliteDict[str, int](file) as other:
+            d["k"] = 1
+            opened: Any = d._file
+            write = opened.write
+
+            def written_and_overtaken(work: Any) -> Any:
+                result = write(work)
+                other["k"] = 2
+                return result
+
+            opened.write = written_and_overtaken
+            d.replace_all({"k": 1})
+            del opened.write
+            assert d["k"] == 2
+
+    @pytest.mark.parametrize("key", ["k", "new"])
+    def test_a_write_that_is_overtaken_is_not_taken_for_the_last(
+        self, file: Path, key: str
+    ) -> None:
+        """By a commit between its own and the look at the header."""
+        for autosync in (True, False):
+            d: Any = SqliteDict[str, int](file, str(autosync), autosync=autosync)
+            with d, SqliteDict[str, int](file, str(autosync)) as other:
+                d["k"] = 1
+                remember = d._remember
+
+                def overtaken(*arguments: Any, other: Any = other, remember: Any = remember) -> Any:
+                    other["k"] = 2
+                    return remember(*arguments)
+
+                d._remember = overtaken
+                d[key] = 3
+                del d._remember
+                d.sync()
+                assert d == other
+                assert d["k"] == 2
+
 
 NEWEST = "SELECT version, nonce FROM durabledict_commits ORDER BY version DESC LIMIT 1"
 
