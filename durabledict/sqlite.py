@@ -204,7 +204,8 @@ class SqliteDict(DurableDict[K, V]):
             return known[2]
         with self._file.use() as connection:
             stamp = self._stamp(connection)
-        self._known = (index, header, stamp)
+            if not connection.in_transaction:  # or it may be taken back
+                self._known = (index, header, stamp)
         return stamp
 
     def _last_updated_by_pragma(self) -> Stamp:

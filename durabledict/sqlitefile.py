@@ -152,8 +152,13 @@ class SqliteFile:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Read several times from one state of the file."""
+        """Read several times from one state of the file.
+
+        :raises RuntimeError: this thread is in the middle of a write
+
+        """
         with self.use() as connection:
+            _require_no_transaction(connection)
             try:
                 connection.rows("BEGIN")
                 yield connection
@@ -169,6 +174,8 @@ class SqliteFile:
 
         """
         with self.use() as connection:
+            if connection.in_transaction:
+                return False  # a signal handler's write in the middle of another, which may fail
             try:
                 return connection.execute(statement, values).rowcount > 0
             except sqlite3.Error as error:
@@ -188,12 +195,14 @@ class SqliteFile:
         go: the process may fork.
 
         :param work: is called when nobody else can write
+        :raises RuntimeError: this thread is in the middle of a write
 
         """
         result: Any = None
         pause: Callable[[], bool] | None = None
         while True:
             with self.use() as connection:
+                _require_no_transaction(connection)
                 transaction = Transaction(connection)
                 try:
                     # Inside, since a signal's exception may come when the lock is already ours.
@@ -222,6 +231,17 @@ def _create_missing_tables(transaction: Transaction) -> None:
     # Looked at once more: another process may have made them since.
     if not sqliteschema.exists(transaction.connection):
         sqliteschema.create(transaction.connection)
+
+
+def _require_no_transaction(connection: Connection) -> None:
+    """Refuse what a signal handler, or a finalizer, does in the middle of a write.
+
+    It could not tell what is stored from what the write may yet take back. And the error that
+    SQLite has for this would be answered by the end of the transaction, which is not its own.
+
+    """
+    if connection.in_transaction:
+        raise RuntimeError("this thread is in the middle of a write to the same file")
 
 
 def _begin_writing(connection: Connection) -> sqlite3.OperationalError | None:

@@ -153,8 +153,9 @@ class SharedFile:
             if self._users == 0:
                 raise RuntimeError(f"the dict over {self.path} is closed")
             now = reading.monotonic()
-            if create and _identity(self.path) is None:
-                self._identity = None  # of one that was there before, and nobody has open
+            if create and self._identity is not None and _identity(self.path) is None:
+                self._leave()  # a new one is to be made where the old one was
+                self._identity = None
             while True:
                 if self._identity is not None and not self._is_same():
                     self._leave()
