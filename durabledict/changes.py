@@ -143,18 +143,27 @@ class Difference(Generic[K, V]):
     fetched: int = 0
 
     @classmethod
+    def of_commit(cls, commit: Commit[K, V]) -> Difference[K, V]:
+        """Sort out a commit; a write waits for this."""
+        written, removed = commit.written, commit.removed
+        if type(written) is not dict or removed:
+            return cls.of_changes(written, removed)
+        for value in written.values():
+            if type(value) is Undecodable:
+                return cls.of_changes(written, removed)
+        return cls(written, [], {}, False, [], len(written))
+
+    @classmethod
     def of_changes(
         cls,
         entries: Mapping[K, V | Undecodable],
         removed: Collection[K],
         moved: Collection[K] = (),
     ) -> Difference[K, V]:
-        """Sort out a delta, or a commit."""
+        """Sort out a delta."""
         written, undecodable = _parted(entries)
-        # Most deltas, and nearly all commits, have neither: a write waits for this.
-        gone = [key for key in removed if key not in entries] if removed else []
-        gone += undecodable
-        back = [key for key in moved if key in written] if moved else []
+        gone = [key for key in removed if key not in entries] + list(undecodable)
+        back = [key for key in moved if key in written]
         return cls(written, gone, undecodable, False, back, len(entries))
 
     @classmethod

@@ -23,7 +23,7 @@ from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
 from .sqliteconnection import Connection, is_locked
 from .sqlitefile import SqliteFile, Transaction
-from .sqlitelog import packed, unpacked
+from .sqlitelog import packed, trim, unpacked
 from .sqliteschema import REMOVED
 from .sqliteshared import WalIndex, commits
 
@@ -160,8 +160,9 @@ class SqliteDict(DurableDict[K, V]):
         # In the table the keyspace has the form of a key, in which every str can be stored.
         self._place = encode_key(keyspace)
         self._file = SqliteFile(path, timeout, synchronous)
-        # What `last_updated` found last: the header, and the stamp that was read after it.
-        self._known: tuple[WalIndex, bytes, Stamp] | None = None
+        # What `last_updated` found last: the header, the number of commits in it, and the stamp
+        # that was read after it.
+        self._known: tuple[WalIndex, bytes, int, Stamp] | None = None
         try:
             super().__init__(autosync, encoding, old_encoding, **options)
         except BaseException:
@@ -201,11 +202,11 @@ class SqliteDict(DurableDict[K, V]):
             return self._last_updated_by_pragma()
         known = self._known
         if known is not None and known[0] is index and known[1] == header:
-            return known[2]
+            return known[3]
         with self._file.use() as connection:
             stamp = self._stamp(connection)
             if not connection.in_transaction:  # or it may be taken back
-                self._known = (index, header, stamp)
+                self._known = (index, header, commits(header), stamp)
         return stamp
 
     def _last_updated_by_pragma(self) -> Stamp:
@@ -407,9 +408,9 @@ class SqliteDict(DurableDict[K, V]):
         proof = (OVERWRITTEN, (place, nonce))
         if not self._file.run(OVERWRITE, (payload, nonce, place, text), proof):
             return None
-        _, header, before = known
+        _, _, count, before = known
         stamp = (before[0] + 1, nonce)
-        if self._remember(index, header, stamp):
+        if self._remember(index, count, stamp):
             return Commit(before, stamp, written)
         # Somebody else wrote as well, before or after: the sync that follows tells.
         return Commit(None, None, written)
@@ -441,7 +442,7 @@ class SqliteDict(DurableDict[K, V]):
             header = index.header[:]
             known = self._known
             if known is not None and known[0] is index and known[1] == header:
-                before = known[2]
+                before = known[3]
             else:
                 before = self._stamp(connection)
             chosen = choose(connection)
@@ -462,6 +463,7 @@ class SqliteDict(DurableDict[K, V]):
             except OverflowError:
                 fields = None, None
             connection.execute(COMMIT, (place, version, nonce, *fields))
+            trim(connection, place, version, *fields)
             # Rule 0.4: where COMMIT fails without saying whether it was done, the nonce tells.
             transaction.proof = (PROOF, (place, version, nonce))
             stored: Mapping[K, Any] = written
@@ -474,19 +476,21 @@ class SqliteDict(DurableDict[K, V]):
         commit = self._file.write(work)
         # What made no commit has no place in the count: the one that came may be another's.
         if commit is not None and commit.after != commit.before and isinstance(header, bytes):
-            self._remember(index, header, commit.after)
+            self._remember(index, commits(header), commit.after)
         return commit
 
-    def _remember(self, index: WalIndex, before: bytes, stamp: Any) -> bool:
+    def _remember(self, index: WalIndex, before: int, stamp: Any) -> bool:
         """Remember the stamp that an own commit gave, if nobody else committed; tell whether.
 
-        :param before: a header from before the commit. One commit later the one is our own
+        :param before: the number of commits before it. One commit later the one is our own
 
         """
         after = index.header[:]
-        if isinstance(after, bytes) and commits(after) == commits(before) + 1:
-            self._known = (index, after, stamp)
-            return True
+        if isinstance(after, bytes):
+            count = commits(after)
+            if count == before + 1:
+                self._known = (index, after, count, stamp)
+                return True
         return False
 
 

@@ -7,17 +7,44 @@ the file, the entry's and this one's.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection
 
-__all__ = ["LOG_BYTES", "packed", "unpacked"]
+__all__ = ["packed", "trim", "unpacked"]
+
+Field = str | bytes | None
 
 #: A commit that touched more keys does not say which: its readers reload.
 MOST_KEYS = 20_000
-#: So many bytes of keys the commits of a keyspace hold together, those with a few keys aside.
+#: So many bytes of keys the commits of a keyspace hold together, those with a short list aside.
 LOG_BYTES = 4_000_000
+#: After a commit with a list of more bytes the lists are added up, and the oldest taken away.
+LONG_LIST = 4_096
+
+TRIM_BY_SIZE = f"""
+    DELETE FROM durabledict_commits WHERE keyspace = ?1 AND version < ?2 AND version <= (
+        SELECT max(version) FROM (
+            SELECT version, sum(coalesce(length(written), 0) + coalesce(length(removed), 0))
+                OVER (ORDER BY version DESC) AS bytes
+            FROM durabledict_commits WHERE keyspace = ?1
+        ) WHERE bytes > {LOG_BYTES}
+    )
+"""
 
 
-def packed(keys: Collection[str | bytes]) -> str | bytes | None:
+def trim(connection: sqlite3.Connection, place: str, version: int, *fields: Field) -> None:
+    """Take away the oldest lists after a commit with a long one, inside its transaction.
+
+    :param place: the keyspace, as the table has it
+    :param version: the commit's, which is left
+    :param fields: the commit's
+
+    """
+    if sum(len(field or "") for field in fields) > LONG_LIST:
+        connection.execute(TRIM_BY_SIZE, (place, version))
+
+
+def packed(keys: Collection[str | bytes]) -> Field:
     """Return the field for these keys, as the table of entries has them.
 
     One key is itself. Several are a list in JSON, as bytes. A key that is not UTF-8, which another
@@ -46,7 +73,7 @@ def packed(keys: Collection[str | bytes]) -> str | bytes | None:
     return field
 
 
-def unpacked(field: str | bytes | None) -> list[str | bytes]:
+def unpacked(field: Field) -> list[str | bytes]:
     """Return the keys of such a field.
 
     >>> unpacked("theme"), unpacked(b'["a", "b"]'), unpacked(None)

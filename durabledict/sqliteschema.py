@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from .errors import DurableDictError
 from .sqliteconnection import Connection
-from .sqlitelog import LOG_BYTES
 
 __all__ = ["REMOVED", "create", "exists", "require"]
 
@@ -19,8 +18,6 @@ SCHEMA_VERSION = 2
 COMMITS_KEPT = 1_000
 #: One commit in so many takes the old ones away: each time would cost a write another page.
 TRIM_EACH = 64
-#: A commit whose list of keys is longer than this, in bytes, has the lists added up as well.
-LONG_LIST = 4_096
 
 #: What our own removals put into the nonce of a row before they delete it.
 REMOVED = -1
@@ -99,19 +96,9 @@ STATEMENTS = (
     f"""
     CREATE TRIGGER durabledict_trimmed AFTER INSERT ON durabledict_commits
     WHEN NEW.version % {TRIM_EACH} = 0
-        OR length(NEW.written) > {LONG_LIST} OR length(NEW.removed) > {LONG_LIST}
     BEGIN
         DELETE FROM durabledict_commits
         WHERE keyspace = NEW.keyspace AND version <= NEW.version - {COMMITS_KEPT};
-        DELETE FROM durabledict_commits
-        WHERE (length(NEW.written) > {LONG_LIST} OR length(NEW.removed) > {LONG_LIST})
-            AND keyspace = NEW.keyspace AND version < NEW.version AND version <= (
-            SELECT max(version) FROM (
-                SELECT version, sum(coalesce(length(written), 0) + coalesce(length(removed), 0))
-                    OVER (ORDER BY version DESC) AS bytes
-                FROM durabledict_commits WHERE keyspace = NEW.keyspace
-            ) WHERE bytes > {LOG_BYTES}
-        );
     END
     """,
 )

@@ -519,7 +519,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         if not isinstance(commit, Commit):
             self._catch_up(force=True)
             return
-        difference: Difference[K, V] = Difference.of_changes(commit.written, commit.removed)
+        difference: Difference[K, V] = Difference.of_commit(commit)
         listed = self._undecodable
         with self._copy_lock:
             # Compared with last_synced as it is now, not as it was when the write was sent:

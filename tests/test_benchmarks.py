@@ -6,7 +6,9 @@ from itertools import groupby
 
 import pytest
 
-from benchmarks.measure import Comparison, Row, Statement, compare
+from benchmarks.measure import Comparison, Statement, compare
+from benchmarks.tables import Amount, Row, Spread
+from benchmarks.wakeup import latencies
 
 
 class Clock:
@@ -105,3 +107,41 @@ def test_what_is_untimed_is_not_in_the_figure() -> None:
 def test_verdicts(limit: float | None, wrong: str, verdict: str) -> None:
     row = Row("what", "against", Comparison(1.0, 2.0, 1.0), limit, wrong=wrong)
     assert row.verdict == verdict
+
+
+@pytest.mark.parametrize(("figure", "verdict"), [(5.0, "ok"), (5.1, "MISSED"), (-0.1, "ok")])
+def test_verdicts_of_what_is_no_ratio(figure: float, verdict: str) -> None:
+    assert Amount("wake-up", figure, 5.0, "ms").verdict == verdict
+
+
+def test_each_run_is_timed_by_itself() -> None:
+    clock = Clock()
+    statement = Statement(
+        "work('A', next(seconds))",
+        untimed="work('pause', 100.0)",
+        work=clock.work,
+        seconds=iter([3.0, 1.0, 2.0]),
+    )
+    assert statement.one_by_one(3, lambda: int(clock.now)) == [3, 1, 2]
+    assert clock.done == ["pause", "A"] * 3
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.5, 500), (0.9, 900), (0.99, 990), (0.999, 999)]
+)
+def test_percentiles(fraction: float, expected: int) -> None:
+    samples = list(range(1, 1001))
+    # Whatever the order in which they were taken.
+    assert Spread("d[k]", samples[::-1]).percentile(fraction) == expected
+
+
+@pytest.mark.parametrize(("count", "expected"), [(99, None), (100, 99)])
+def test_too_few_samples_have_no_high_percentile(count: int, expected: int | None) -> None:
+    assert Spread("d[k]", range(1, count + 1)).percentile(0.99) == expected
+
+
+def test_a_write_is_seen_with_the_first_value_that_is_not_older() -> None:
+    # The process woke up twice for three writes: at 45 it had both that were written before.
+    assert latencies([10, 20, 40], [(10, 13), (40, 45)]) == [3, 25, 5]
+    with pytest.raises(RuntimeError):
+        latencies([10, 20], [(10, 13)])
