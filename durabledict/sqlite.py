@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import reading
@@ -24,8 +22,23 @@ from .keys import decode_key, encode_key
 from .sqliteconnection import Connection, is_locked
 from .sqlitefile import SqliteFile, Transaction
 from .sqlitelog import packed, trim, unpacked
-from .sqliteschema import REMOVED
-from .sqliteshared import WalIndex, commits
+from .sqlitestatements import (
+    COMMIT,
+    ENTRY,
+    LOG,
+    OVERWRITE,
+    OVERWRITTEN,
+    PAYLOAD,
+    PROOF,
+    STAMP,
+    forget_inherited_nonces,
+    has_tagged_keys,
+    new_nonce,
+    read_entries,
+    remove,
+    store,
+)
+from .walindex import WalIndex, commits
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -44,54 +57,6 @@ Chosen = tuple[dict[str, Any], list[Any]]
 
 # What a keyspace without a commit has: a keyspace that was emptied has one of its own.
 NEVER_WRITTEN: Stamp = (0, 0)
-
-STAMP = """
-    SELECT version, nonce FROM durabledict_commits WHERE keyspace = ?
-    ORDER BY version DESC LIMIT 1
-"""
-PROOF = "SELECT 1 FROM durabledict_commits WHERE keyspace = ? AND version = ? AND nonce = ?"
-LOG = """
-    SELECT version, nonce, written, removed FROM durabledict_commits
-    WHERE keyspace = ? AND version > ? ORDER BY version
-"""
-# Cast, because a key that is no UTF-8 comes, and goes, as bytes.
-ENTRY = """
-    SELECT id, key, value FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)
-"""
-PAYLOAD = "SELECT value FROM durabledict_entries WHERE keyspace = ? AND key = ?"
-# All rows in their order, or those of one keyspace by the index: a third slower, but for a small
-# keyspace in a large file.
-ENTRIES = "SELECT key, value FROM durabledict_entries {} WHERE keyspace = ? ORDER BY id"
-KEYSPACES = """
-    SELECT (SELECT min(keyspace) FROM durabledict_entries),
-           (SELECT max(keyspace) FROM durabledict_entries)
-"""
-TAGGED = """
-    SELECT 1 FROM durabledict_entries WHERE keyspace = ? AND key >= '~' LIMIT 1
-"""
-# An entry keeps its row, and so its place, when its value changes.
-UPSERT = """
-    INSERT INTO durabledict_entries (keyspace, key, nonce, value) VALUES (?, ?, ?, ?)
-    ON CONFLICT (keyspace, key) DO UPDATE SET value = excluded.value, nonce = excluded.nonce
-"""
-# So many rows in one statement take half the time that they take one by one. Each has four
-# values, and SQLite was built with a limit of 999 for long.
-ROWS_AT_ONCE = 200
-UPSERT_MANY = UPSERT.replace("(?, ?, ?, ?)", ", ".join(["(?, ?, ?, ?)"] * ROWS_AT_ONCE))
-# A transaction of its own: the trigger adds the commit.
-OVERWRITE = "UPDATE durabledict_entries SET value = ?, nonce = ? WHERE keyspace = ? AND key = ?"
-OVERWRITTEN = "SELECT 1 FROM durabledict_commits WHERE keyspace = ? AND nonce = ?"
-# First marked: a removal that is not is another program's, and the trigger adds a commit for it.
-MARK = f"""
-    UPDATE durabledict_entries SET nonce = {REMOVED}
-    WHERE keyspace = ? AND key = CAST(? AS TEXT)
-"""
-DELETE = "DELETE FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)"
-COMMIT = """
-    INSERT INTO durabledict_commits (keyspace, version, nonce, written, removed)
-    VALUES (?, ?, ?, ?, ?)
-"""
-
 
 # The seconds between two looks of `wait`: each is half as long again as the one before.
 FIRST_PAUSE = 0.0005
@@ -159,6 +124,7 @@ class SqliteDict(DurableDict[K, V]):
         self.keyspace = keyspace
         # In the table the keyspace has the form of a key, in which every str can be stored.
         self._place = encode_key(keyspace)
+        forget_inherited_nonces()  # of a fork that Python's hooks did not see
         self._file = SqliteFile(path, timeout, synchronous)
         # What `last_updated` found last: the header, the number of commits in it, and the stamp
         # that was read after it.
@@ -241,11 +207,9 @@ class SqliteDict(DurableDict[K, V]):
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded, in the order of first insertion."""
         with self._file.snapshot() as connection:
-            ((first, last),) = connection.rows(KEYSPACES)
-            alone = first == last == self._place
-            rows = connection.rows(ENTRIES.format("NOT INDEXED" if alone else ""), (self._place,))
-            tagged = connection.rows(TAGGED, (self._place,))
-        if tagged or connection.met_bytes:
+            rows = read_entries(connection, self._place)
+            tagged = has_tagged_keys(connection, self._place) or connection.met_bytes
+        if tagged:
             rows = [(_key(text), payload) for text, payload in rows]
         return self._decode_all(rows)
 
@@ -317,7 +281,7 @@ class SqliteDict(DurableDict[K, V]):
         payloads, written = self._payloads(entries)
 
         def difference(connection: Connection) -> Chosen:
-            stored: dict[Any, Any] = dict(connection.rows(ENTRIES.format(""), (self._place,)))
+            stored: dict[Any, Any] = dict(read_entries(connection, self._place))
             return (
                 {key: new for key, new in payloads.items() if stored.get(key, MISSING) != new},
                 [key for key in stored if key not in payloads],
@@ -404,7 +368,7 @@ class SqliteDict(DurableDict[K, V]):
         known = self._known
         if known is None or known[0] is not index or known[1] != index.header[:]:
             return None
-        place, nonce = self._place, _new_nonce()
+        place, nonce = self._place, new_nonce()
         proof = (OVERWRITTEN, (place, nonce))
         if not self._file.run(OVERWRITE, (payload, nonce, place, text), proof):
             return None
@@ -431,7 +395,7 @@ class SqliteDict(DurableDict[K, V]):
         :param written: the values as stored, of the keys that `choose` may write
 
         """
-        place, nonce = self._place, _new_nonce()
+        place, nonce = self._place, new_nonce()
         index = self._file.current()  # as in `_overwrite`
         header: Any = None
 
@@ -452,12 +416,8 @@ class SqliteDict(DurableDict[K, V]):
             if not payloads and not removed:
                 return Commit(before, before)
             version = before[0] + 1
-            if payloads:
-                _store(connection, place, -nonce, payloads)
-            if removed:
-                keys = [(place, key) for key in removed]
-                connection.executemany(MARK, keys)
-                connection.executemany(DELETE, keys)
+            store(connection, place, nonce, payloads)
+            remove(connection, place, removed)
             try:
                 fields = packed(payloads), packed(removed)
             except OverflowError:
@@ -496,36 +456,6 @@ class SqliteDict(DurableDict[K, V]):
 
 # Here, where the class is done: what `_is_unchanged` compares with.
 _last_updated = SqliteDict.last_updated
-
-
-# Drawn by the hundred: one system call less for each write. A forked child draws its own.
-_nonces: list[int] = []
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_nonces.clear)
-
-
-def _new_nonce() -> int:
-    """Return 62 random bits; but neither 0 nor 1, whose negatives mean something else in a row."""
-    try:
-        return _nonces.pop()
-    except IndexError:
-        drawn: list[int] = [(bits >> 2) + 2 for bits in struct.unpack("=128Q", os.urandom(1024))]
-        _nonces.extend(drawn[1:])
-        return drawn[0]
-
-
-def _store(connection: Connection, place: str, nonce: int, payloads: Mapping[str, Any]) -> None:
-    rows = [(place, key, nonce, payload) for key, payload in payloads.items()]
-    whole = len(rows) - len(rows) % ROWS_AT_ONCE
-    connection.executemany(
-        UPSERT_MANY,
-        (
-            tuple(chain.from_iterable(rows[first : first + ROWS_AT_ONCE]))
-            for first in range(0, whole, ROWS_AT_ONCE)
-        ),
-    )
-    connection.executemany(UPSERT, rows[whole:])
 
 
 def _require_storable(key: object, payload: object) -> None:

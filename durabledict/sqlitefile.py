@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from . import sqliteschema
 from .sqliteconnection import Connection, is_locked, pauses
-from .sqliteshared import WalIndex, shared_file
+from .sqliteshared import shared_file
 from .sqlitethreads import Connections, Own
+from .walindex import WalIndex
 
 __all__ = ["SYNCHRONOUS", "SqliteFile", "Transaction"]
 
@@ -154,7 +155,7 @@ class SqliteFile:
     def snapshot(self) -> Iterator[Connection]:
         """Read several times from one state of the file.
 
-        :raises RuntimeError: this thread is in the middle of a write
+        :raises RuntimeError: this thread is in the middle of a transaction
 
         """
         with self.use() as connection:
@@ -195,7 +196,7 @@ class SqliteFile:
         go: the process may fork.
 
         :param work: is called when nobody else can write
-        :raises RuntimeError: this thread is in the middle of a write
+        :raises RuntimeError: this thread is in the middle of a transaction
 
         """
         result: Any = None
@@ -241,7 +242,7 @@ def _require_no_transaction(connection: Connection) -> None:
 
     """
     if connection.in_transaction:
-        raise RuntimeError("this thread is in the middle of a write to the same file")
+        raise RuntimeError("this thread is in the middle of a transaction with the same file")
 
 
 def _begin_writing(connection: Connection) -> sqlite3.OperationalError | None:

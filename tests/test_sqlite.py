@@ -28,9 +28,9 @@ from durabledict import (
     sqliteconnection,
 )
 from durabledict.changes import _moved
-from durabledict.sqlite import OVERWRITE
 from durabledict.sqliteconnection import Connection
 from durabledict.sqlitefile import Transaction
+from durabledict.sqlitestatements import OVERWRITE
 from durabledict.testing import DurableDictSuite
 
 from . import not_measured

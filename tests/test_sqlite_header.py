@@ -19,7 +19,14 @@ from typing import Any
 
 import pytest
 
-from durabledict import JSONEncoding, SqliteDict, reading, sqliteconnection, sqliteshared
+from durabledict import (
+    JSONEncoding,
+    SqliteDict,
+    reading,
+    sqliteconnection,
+    sqliteshared,
+    walindex,
+)
 from durabledict.sqliteconnection import Connection
 from durabledict.sqlitefile import SYNCHRONOUS, Transaction
 from durabledict.testing import override
@@ -257,7 +264,7 @@ class TestAReadWhenNothingChanged:
         with SqliteDict[str, int](file) as d:
             warm(d)
             shared, old = d._file._shared, d._file.index
-            shared.index = sqliteshared.WalIndex(old.header)
+            shared.index = walindex.WalIndex(old.header)
             shared.index.look_at = old.look_at
             assert len(statements_of(d.last_updated)) == 1
             assert statements_of(d.last_updated) == []
@@ -705,9 +712,9 @@ class TestWithoutAHeader:
     def without(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         what: str = request.param
         if what == "unknown format":
-            monkeypatch.setattr(sqliteshared, "HEADER_FORMAT", 3007001)
+            monkeypatch.setattr(walindex, "HEADER_FORMAT", 3007001)
         elif what == "not initialised":
-            original = sqliteshared._Map
+            original = walindex.HeaderMap
 
             class Map(original):  # type: ignore[misc,valid-type]
                 mapped: Any
@@ -721,7 +728,7 @@ class TestWithoutAHeader:
                 def closed_if_unlinked(self) -> bool:
                     return False
 
-            monkeypatch.setattr(sqliteshared, "_Map", Map)
+            monkeypatch.setattr(sqliteshared, "HeaderMap", Map)
         elif what == "not to be opened":
             opens = os.open
 
@@ -780,7 +787,7 @@ class TestWithoutAHeader:
         self, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(sqliteshared, "HEADER_FORMAT", 1)
+            patch.setattr(walindex, "HEADER_FORMAT", 1)
             SqliteDict[str, int](file).close()
             d = SqliteDict[str, int](file)
         with d:
@@ -1552,7 +1559,7 @@ class TestOwnWrites:
             header = d._file.index.header[:]
             d._known = None
             for more in (0, 1, 2, -1):
-                d._remember(d._file.index, sqliteshared.commits(header) - more, (1, 2))
+                d._remember(d._file.index, walindex.commits(header) - more, (1, 2))
                 assert (d._known is not None) is (more == 1)
                 d._known = None
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durabledict import JSONEncoding, SqliteDict, sqlite
+from durabledict import JSONEncoding, SqliteDict, sqlitestatements
 from durabledict.keys import encode_key
-from durabledict.sqlite import NEVER_WRITTEN, ROWS_AT_ONCE
+from durabledict.sqlite import NEVER_WRITTEN
 from durabledict.sqlitelog import LOG_BYTES, LONG_LIST, MOST_KEYS, packed, trim, unpacked
 from durabledict.sqliteschema import COMMITS_KEPT, TRIM_EACH
 
@@ -477,9 +477,9 @@ class TestDeltas:
             assert type(changes.stamp) is type(stamp) is tuple
 
     def test_statements_stay_below_the_limit_of_values(self) -> None:
-        assert 4 * ROWS_AT_ONCE <= 999
-        assert sqlite.UPSERT_MANY.count("?") == 4 * ROWS_AT_ONCE
-        assert sqlite.UPSERT.count("?") == 4
+        assert 4 * sqlitestatements.ROWS_AT_ONCE <= 999
+        assert sqlitestatements.UPSERT_MANY.count("?") == 4 * sqlitestatements.ROWS_AT_ONCE
+        assert sqlitestatements.UPSERT.count("?") == 4
 
 
 class TestOrder:
@@ -828,6 +828,6 @@ class TestDurables:
                     elsewhere["k"] = 1
                     return super().format(*arguments, **named)
 
-            monkeypatch.setattr(sqlite, "ENTRIES", Format(sqlite.ENTRIES))
+            monkeypatch.setattr(sqlitestatements, "ENTRIES", Format(sqlitestatements.ENTRIES))
             assert d.durables() == {"a": 1}
             assert d == {"a": 1, 2: 2}
