@@ -1,4 +1,4 @@
-"""Times two statements in turns, so that a noisy machine harms both alike.
+"""Times statements in turns, so that a noisy machine harms all alike.
 
 A figure of one run cannot be compared with one of another run, not even on the same machine. So a
 statement (B) is timed together with what it is compared with (A), in short rounds, A, B, A, B and
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from textwrap import indent
+from typing import Any
 
-__all__ = ["Comparison", "Row", "Statement", "compare"]
+__all__ = ["Comparison", "Statement", "compare", "fastest"]
 
 Timer = Callable[[], float]
 
@@ -42,6 +43,16 @@ def _loop(_count, {names}):
         _total += _timer() - _start
     return _total
 """
+LOOP_OF_SAMPLES = """
+def _loop(_count, {names}):
+    _samples = []
+    for _ in _repeat(None, _count):
+{untimed}
+        _start = _timer()
+{body}
+        _samples.append(_timer() - _start)
+    return _samples
+"""
 
 
 class Statement:
@@ -65,8 +76,16 @@ class Statement:
 
     def compiled(self, timer: Timer) -> Callable[[int], float]:
         """Return a function that runs the loop so many times and returns the seconds it took."""
+        return self._compiled(LOOP_WITH_PAUSES if self.untimed else LOOP, timer)
+
+    def one_by_one(self, count: int, timer: Callable[[], int] = time.perf_counter_ns) -> list[int]:
+        """Run the statement so many times and return what each took, in ticks of the clock."""
+        samples: list[int] = self._compiled(LOOP_OF_SAMPLES, timer)(count)
+        return samples
+
+    def _compiled(self, template: str, timer: Callable[[], Any]) -> Callable[[int], Any]:
         space: dict[str, object] = {**self.names, "_timer": timer, "_repeat": repeat}
-        source = (LOOP_WITH_PAUSES if self.untimed else LOOP).format(
+        source = template.format(
             names=", ".join(f"{name}={name}" for name in space),
             body=indent("\n".join([self.source] * self.unroll), " " * 8),
             untimed=indent(self.untimed, " " * 8),
@@ -107,9 +126,27 @@ def compare(
     :param timer: the clock
 
     """
+    statements = (baseline, candidate, baseline)
+    return Comparison(*fastest(statements, rounds=rounds, round_seconds=round_seconds, timer=timer))
+
+
+def fastest(
+    statements: Iterable[Statement],
+    *,
+    rounds: int = ROUNDS,
+    round_seconds: float = ROUND_SECONDS,
+    timer: Timer = time.perf_counter,
+) -> list[float]:
+    """Time statements in turns; return the seconds of one run of each in its fastest round.
+
+    :param rounds: how often each is timed
+    :param round_seconds: about how long each time takes
+    :param timer: the clock
+
+    """
     contestants = []
     with _without_gc():
-        for statement in (baseline, candidate, baseline):
+        for statement in statements:
             # Compiled anew for the second time, too: where code lies in memory, and what the
             # interpreter has learned about it, is part of the noise.
             loop = statement.compiled(timer)
@@ -122,7 +159,7 @@ def compare(
                 index = (number + place) % len(contestants)
                 loop, passes, runs = contestants[index]
                 best[index] = min(best[index], loop(passes) / runs)
-    return Comparison(*best)
+    return best
 
 
 def _calibrate(loop: Callable[[int], float], round_seconds: float, timer: Timer) -> int:
@@ -148,43 +185,3 @@ def _without_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    :param what: what was measured
-    :param against: what it is compared with
-    :param measured: both figures, and the second one of the baseline
-    :param limit: the ratio that is allowed; None: for information
-    :param unit: of the figures: "us" (they are in seconds) or "bytes"
-    :param wrong: what else is not as it has to be
-
-    """
-
-    what: str
-    against: str
-    measured: Comparison
-    limit: float | None = None
-    unit: str = "us"
-    wrong: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """The candidate's figure over the baseline's."""
-        return self.measured.candidate / self.measured.baseline
-
-    @property
-    def noise(self) -> float:
-        """The ratio of the baseline to itself."""
-        return self.measured.again / self.measured.baseline
-
-    @property
-    def verdict(self) -> str:
-        """'ok' or 'MISSED'; nothing where there is no limit."""
-        if self.wrong:
-            return f"MISSED: {self.wrong}"
-        if self.limit is None:
-            return ""
-        return "ok" if self.ratio <= self.limit else "MISSED"

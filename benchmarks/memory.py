@@ -15,8 +15,9 @@ from collections.abc import Iterator
 
 from durabledict import SqliteDict
 
-from .measure import Comparison, Row
+from .measure import Comparison
 from .reads import entries
+from .tables import Row
 
 __all__ = ["memory"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from durabledict import MemoryDict, SqliteDict
 
-from .measure import Row, Statement, compare
+from .measure import Statement, compare
+from .tables import Row
 
 __all__ = ["entries", "reads"]
 
