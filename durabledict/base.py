@@ -67,7 +67,8 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
     A backend supplies: `persist`, `depersist`, `durables`, `last_updated`, and, if it can,
     `changes`, `persist_many`, `depersist_many`, `_replace_all`, `_fetch`, `_compare_and_set`,
-    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_overlay`, `close`, `unavailable`.
+    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_overlay`,
+    `close`, `unavailable`.
 
     :param autosync: True: every read compares; seconds (float or timedelta): at most one
         comparison in that time; False: reads touch the local copy alone, until `sync` is called

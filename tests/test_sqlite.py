@@ -672,6 +672,37 @@ class TestTransactions:
             other["k"] = 3
             assert d["k"] == other["k"] == 3
 
+    def test_an_interrupt_after_the_commit_is_raised(self, file: Path, failing: Any) -> None:
+        """Though the write is done: it is no error of the store's that could be explained away."""
+        with SqliteDict[str, int](file) as d:
+
+            def interrupt(connection: Failing, sql: str, *_: Any) -> None:
+                sqlite3.Connection.execute(connection, sql)
+                raise KeyboardInterrupt
+
+            failing.at, failing.instead = "COMMIT", interrupt
+            with pytest.raises(KeyboardInterrupt):
+                d["k"] = 1
+            assert d == {"k": 1}
+
+    def test_an_error_of_begin_that_is_no_lock_is_raised_at_once(
+        self, file: Path, failing: Any
+    ) -> None:
+        with SqliteDict[str, int](file, timeout=PATIENCE) as d:
+            attempts: list[str] = []
+
+            def fail(connection: Failing, sql: str, *_: Any) -> None:
+                attempts.append(sql)
+                failing.instead = fail
+                raise sqlite3.OperationalError("disk I/O error")
+
+            failing.at, failing.instead = "BEGIN IMMEDIATE", fail
+            with pytest.raises(sqlite3.OperationalError, match="disk"):
+                d["k"] = 1
+            failing.instead = None
+            assert len(attempts) == 1
+            assert d == {}
+
     def test_a_read_in_the_middle_of_a_transaction_leaves_it_open(self, file: Path) -> None:
         """A finalizer's, or a signal handler's."""
         with SqliteDict[str, int](file) as d:
@@ -825,6 +856,35 @@ class TestConnections:
         with pytest.raises(RuntimeError, match="closed"), d._file.use():
             pass
         assert all(connection.closed for connection in noted)
+
+    def test_one_that_is_opened_as_the_dict_closes_is_closed(
+        self, file: Path, noted: list[Noted], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with SqliteDict[str, int](file) as other:  # keeps the anchor open
+            d = SqliteDict[str, int](file)
+            connections: Any = d._file._connections
+            connect = connections.shared.connect
+
+            def closed_meanwhile() -> Any:
+                connection = connect()
+                d.close()
+                return connection
+
+            monkeypatch.setattr(connections.shared, "connect", closed_meanwhile)
+            refused: list[str] = []
+
+            def use() -> None:
+                try:
+                    d["k"] = 1
+                except RuntimeError as error:
+                    refused.append(str(error))
+
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join(PATIENCE)
+            assert len(refused) == 1
+            assert noted[-1].closed
+            assert other == {}
 
     def test_those_of_another_process_are_left_alone(self, file: Path, noted: list[Noted]) -> None:
         """As after a fork that Python did not see."""
