@@ -649,7 +649,8 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
                 if self._writers is None:
                     commit = action(*arguments)
                 else:
-                    commit = self._in_turn(action, *arguments)
+                    with self._writers:
+                        commit = action(*arguments)
             except Exception as error:
                 if not self._was_refused(error):
                     raise
@@ -666,11 +667,6 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         if refused is not None:
             raise refused
         return commit
-
-    def _in_turn(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        assert self._writers is not None
-        with self._writers:
-            return action(*arguments)
 
     def _persist(self, key: K, value: V) -> Commit[K, V] | None:
         """Call `persist`, which as in 0.9 may have called `_encode` without the key."""

@@ -106,12 +106,12 @@ def decode_all(encoding: Any, payloads: list[tuple[Any, Any]]) -> dict[Any, Any]
             key: pickle.loads(payload) for key, payload in payloads if payload[0] == FIRST_OF_PICKLE
         }
     except Exception:
-        return None
+        return None  # one of them at least: which, the careful way finds out
     return entries if len(entries) == len(payloads) else None
 
 
 def immutable_types(encoding: Any) -> frozenset[type]:
-    """Return the types of which `encoding.encode` alone makes all there is to store."""
+    """Return the types whose values need no decoding after they were encoded."""
     return frozenset() if _binds(encoding) else getattr(encoding, "immutable", frozenset())
 
 
@@ -124,6 +124,7 @@ def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[A
     :raises EncodingError: naming the key, also when the payload cannot be read back
 
     """
+    # Not by way of `_bound`: each write waits for this.
     bind = getattr(encoding, "bind", None)
     try:
         payload = (encoding if bind is None else bind(keyspace, key)).encode(value)

@@ -32,6 +32,8 @@ def holders(device: int, inode: int, first: int, last: int, locks: str) -> list[
     :param locks: as `read_locks` returns it
 
     """
+    if not locks:
+        return []  # nor has such a system os.major()
     place = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
     found = []
     for line in locks.splitlines():

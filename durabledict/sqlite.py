@@ -1,8 +1,8 @@
 """`SqliteDict`: a durable dict in an SQLite file, shared by all processes of one machine.
 
-docs/internals.rst, section 1, numbers the rules of this protocol. Rows, a log of changed keys and a
-table of commits are written in one transaction; the stamp of a keyspace is the number and the
-random nonce of its last commit.
+docs/internals.rst, section 1, numbers the rules of this protocol. The entries, and the row of the
+commit, which lists their keys, are written in one transaction. The stamp of a keyspace is the
+number and the random nonce of its last commit.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class SqliteDict(DurableDict[K, V]):
     :param path: the file; made if it is not there, with two more beside it, ``-wal`` and ``-shm``
     :param keyspace: the part of the file that is this dict; a file holds any number
     :param autosync: see `DurableDict`; a comparison reads 48 bytes of memory when nothing was
-        written to the file, and makes no system call
+        written to the file, and makes no system call but for two `stat` once a second
     :param encoding: see `DurableDict`
     :param old_encoding: see `DurableDict`
     :param timeout: seconds to wait for another writer's transaction
@@ -126,8 +126,8 @@ class SqliteDict(DurableDict[K, V]):
         self._place = encode_key(keyspace)
         forget_inherited_nonces()  # of a fork that Python's hooks did not see
         self._file = SqliteFile(path, timeout, synchronous)
-        # What `last_updated` found last: the header, the number of commits in it, and the stamp
-        # that was read after it.
+        # What `last_updated` found last: the index, its header, the number of commits in that, and
+        # the stamp that was read after it. A plain tuple: a write makes one.
         self._known: tuple[WalIndex, bytes, int, Stamp] | None = None
         try:
             super().__init__(autosync, encoding, old_encoding, **options)
@@ -158,7 +158,8 @@ class SqliteDict(DurableDict[K, V]):
     def last_updated(self) -> Stamp:
         """Return the number and nonce of the last commit to this keyspace.
 
-        48 bytes of memory; one SELECT more when somebody wrote to the file since the last call.
+        48 bytes of memory, and two `stat` once a second; one SELECT more when somebody wrote to the
+        file since the last call.
 
         """
         index = self._file.current()
@@ -206,9 +207,12 @@ class SqliteDict(DurableDict[K, V]):
 
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded, in the order of first insertion."""
-        with self._file.snapshot() as connection:
+
+        def work(connection: Connection) -> tuple[list[tuple[Any, Any]], bool]:
             rows = read_entries(connection, self._place)
-            tagged = has_tagged_keys(connection, self._place) or connection.met_bytes
+            return rows, has_tagged_keys(connection, self._place) or connection.met_bytes
+
+        rows, tagged = self._file.read(work)
         if tagged:
             rows = [(_key(text), payload) for text, payload in rows]
         return self._decode_all(rows)
@@ -220,25 +224,31 @@ class SqliteDict(DurableDict[K, V]):
         was restored. None too after a commit of so many keys that it does not list them.
 
         """
-        with self._file.snapshot() as connection:
+        touched: dict[str | bytes, None] = {}
+        removed: set[str | bytes] = set()
+        rows: list[Any] = []
+        absent: list[str | bytes] = []
+
+        def work(connection: Connection) -> list[Any] | None:
             # Before the first commit there is nothing that could prove anything: no row.
             if not connection.rows(PROOF, (self._place, *since)):
                 return None
             log = connection.rows(LOG, (self._place, since[0]))
-            touched: dict[str | bytes, None] = {}
-            removed: set[str | bytes] = set()
             for _, _, *fields in log:
                 if fields == [None, None]:
                     return None
                 written, gone = map(unpacked, fields)
                 touched.update(dict.fromkeys([*written, *gone]))
                 removed.update(gone)
-            rows = []
-            absent = []
             for text in touched:
                 entry = connection.rows(ENTRY, (self._place, text))
-                rows += entry
-                absent += [] if entry else [text]
+                rows.extend(entry)
+                absent.extend([] if entry else [text])
+            return log
+
+        log = self._file.read(work)
+        if log is None:
+            return None
         rows.sort()  # by their number, in the order of insertion
         return Changes(
             log[-1][:2] if log else since,

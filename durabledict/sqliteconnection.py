@@ -26,6 +26,11 @@ __all__ = ["Connection", "connect", "is_locked", "pauses", "shut_all"]
 
 logger = logging.getLogger("durabledict.sqlite")
 
+OLDEST_SQLITE = (3, 25)  # UPSERT is of 3.24, window functions are of 3.25
+
+if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+    raise ImportError(f"SqliteDict needs SQLite 3.25; this Python has {sqlite3.sqlite_version}")
+
 # Between two attempts to get a lock: from the first to the second, doubling.
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.02
@@ -47,8 +52,12 @@ class Connection(sqlite3.Connection):
     path = ""
     #: The seconds to wait for a lock.
     timeout = 0.0
-    #: Whether `shut` was called.
+    #: Whether it is closed.
     is_shut = False
+    #: Whether it is to be closed as soon as its thread is done with it.
+    is_left = False
+    #: Whether its thread is in the middle of using it; see `sqlitethreads.Own`.
+    is_busy = False
     #: Whether it met text that is not UTF-8, which it then gives as bytes.
     met_bytes = False
     #: Called by `shut`, before it closes.
@@ -87,9 +96,14 @@ class Connection(sqlite3.Connection):
             self.text_factory = str
 
     def shut(self) -> None:
-        """Close the connection once its thread is done with it."""
+        """Close the connection once its thread is done with it.
+
+        If that is this thread, which a signal handler has interrupted, it closes it later.
+
+        """
+        self.is_left = True
         with self.use:
-            if not self.is_shut:
+            if not self.is_shut and not self.is_busy:
                 self.is_shut = True
                 if self.before_shut is not None:
                     self.before_shut()
@@ -105,6 +119,11 @@ def connect(path: str, timeout: float, *, create: bool) -> Connection:
         its place would keep the one that is about to come back from being noticed
 
     """
+    if os.path.realpath(path) in _gate.inherited:
+        raise RuntimeError(
+            f"{path} was in use when this process was forked, for longer than a fork waits: "
+            "SQLite would take the parent's locks for the child's own"
+        )
     uri = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
     with _gate.entered():
         connection = sqlite3.connect(
@@ -163,24 +182,27 @@ def _text_or_bytes(stored: bytes) -> str | bytes:
         return stored
 
 
-def _shut_soon(connection: Connection) -> bool:
-    """Close a connection if its thread is out of its transaction in time; tell whether it was."""
-    if not connection.use.acquire(timeout=PATIENCE):
-        return False
-    try:
-        connection.shut()
-    finally:
-        connection.use.release()
-    return True
+def _shut_soon(connection: Connection) -> None:
+    """Close a connection if its thread is out of its transaction in time; else it does so then."""
+    connection.is_left = True
+    if connection.use.acquire(timeout=PATIENCE):
+        try:
+            connection.shut()
+        finally:
+            connection.use.release()
 
 
 class _Gate:
     """Sees to it that no connection is open while this process forks."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # held to open a connection, and for the length of a fork
+        # Held to open a connection, and for the length of a fork. Re-entrant, since a signal
+        # handler that comes while one is opened may open another.
+        self.lock = threading.RLock()
         self.open: weakref.WeakSet[Connection] = weakref.WeakSet()
         self.forking: int | None = None
+        # In a child: the files of which it has a connection of its parent's.
+        self.inherited: set[str] = set()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -197,13 +219,22 @@ class _Gate:
         self.lock.acquire()
         self.forking = threading.get_ident()
         for connection in list(self.open):
-            if not _shut_soon(connection):
+            for _ in range(2):
+                try:
+                    _shut_soon(connection)
+                    break
+                except BaseException:
+                    # A signal handler's. Python would print it and fork all the same.
+                    logger.exception("interrupted while a connection is closed for a fork")
+            if not connection.is_shut:
                 logger.error(
                     "a thread was in a transaction for %.0f s while the process forks; the child "
-                    "must not use that file",
+                    "cannot use %s",
                     PATIENCE,
+                    connection.path,
                 )
-        self.open.clear()
+        # What is still open is so at the next fork, too.
+        self.open = weakref.WeakSet(each for each in self.open if not each.is_shut)
 
     def after_fork_in_parent(self) -> None:
         self.forking = None
@@ -211,7 +242,9 @@ class _Gate:
 
     def after_fork_in_child(self) -> None:
         self.forking = None
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.inherited |= {os.path.realpath(each.path) for each in self.open}
+        self.open = weakref.WeakSet()
 
 
 _gate = _Gate()

@@ -9,8 +9,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from . import sqliteschema
@@ -85,7 +84,7 @@ class SqliteFile:
 
     def _begin(self) -> None:
         """Start with no connection."""
-        self._shared = shared_file(self.path)
+        self._shared = shared_file(self.path, self.timeout)
         self._connections = Connections(self._shared, self.timeout, self.synchronous)
         self._per_thread = _PerThread(self._connections)
         # For a dict that is dropped without close(), and at the end of the process.
@@ -151,9 +150,10 @@ class SqliteFile:
         version: int = connection.rows("PRAGMA data_version")[0][0]
         return version
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
-        """Read several times from one state of the file.
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Have `work` read several times from one state of the file; return what it returned.
+
+        A function and no context manager: the frame that has the connection must be on the stack.
 
         :raises RuntimeError: this thread is in the middle of a transaction
 
@@ -162,9 +162,9 @@ class SqliteFile:
             _require_no_transaction(connection)
             try:
                 connection.rows("BEGIN")
-                yield connection
+                return work(connection)
             finally:
-                if connection.in_transaction:
+                if not connection.is_shut and connection.in_transaction:
                     connection.rows("ROLLBACK")
 
     def run(self, statement: str, values: Row, proof: Proof) -> bool:
@@ -199,7 +199,7 @@ class SqliteFile:
         :raises RuntimeError: this thread is in the middle of a transaction
 
         """
-        result: Any = None
+        result: T
         pause: Callable[[], bool] | None = None
         while True:
             with self.use() as connection:
@@ -211,14 +211,14 @@ class SqliteFile:
                     if locked is None:
                         result = work(transaction)
                         connection.rows("COMMIT")
-                        return result  # type: ignore[no-any-return]  # what `work` returned
+                        return result
                 except BaseException as error:
                     if connection.in_transaction:
                         connection.rows("ROLLBACK")
                     if isinstance(error, sqlite3.Error) and _was_done(
                         connection, transaction.proof
                     ):
-                        return result  # type: ignore[no-any-return]  # as above
+                        return result
                     raise
                 finally:
                     # data_version tells of other connections' writes only.

@@ -31,8 +31,8 @@ STATEMENTS = (
     """
     CREATE TABLE durabledict_entries (
         id INTEGER PRIMARY KEY,  -- rows are inserted in its order
-        keyspace TEXT NOT NULL,
-        key TEXT NOT NULL,
+        keyspace TEXT NOT NULL CHECK (typeof(keyspace) = 'text'),
+        key TEXT NOT NULL CHECK (typeof(key) = 'text'),
         nonce INTEGER,  -- of the commit that wrote the value; NULL: another program inserted it
         value BLOB NOT NULL,
         UNIQUE (keyspace, key)
@@ -48,10 +48,11 @@ STATEMENTS = (
         PRIMARY KEY (keyspace, version)
     ) WITHOUT ROWID
     """,
-    # INSERT OR REPLACE deletes a row and says nothing: so the key is "removed", too.
+    # Rows that we insert have a negative nonce. INSERT OR REPLACE deletes one and says nothing: so
+    # the key is "removed" as well.
     """
     CREATE TRIGGER durabledict_inserted AFTER INSERT ON durabledict_entries
-    WHEN NEW.nonce IS NULL
+    WHEN NEW.nonce IS NULL OR NEW.nonce >= 0
     BEGIN
         INSERT INTO durabledict_commits (keyspace, version, nonce, written, removed)
         SELECT NEW.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff,
@@ -80,6 +81,10 @@ STATEMENTS = (
         INSERT INTO durabledict_commits (keyspace, version, nonce, removed)
         SELECT OLD.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, OLD.key
         FROM durabledict_commits WHERE keyspace = OLD.keyspace;
+        -- UPDATE OR REPLACE may have deleted a row of the new name.
+        INSERT INTO durabledict_commits (keyspace, version, nonce, removed)
+        SELECT NEW.keyspace, coalesce(max(version), 0) + 1, random() & 0x3fffffffffffffff, NEW.key
+        FROM durabledict_commits WHERE keyspace = NEW.keyspace;
         UPDATE durabledict_entries SET id = (SELECT max(id) + 1 FROM durabledict_entries)
         WHERE id = NEW.id;
     END

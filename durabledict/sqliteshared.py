@@ -45,27 +45,35 @@ class SharedFile:
         self._identity: Identity | None = None
         self._map: HeaderMap | None = None
         self._network: str | None = None
+        self._unmappable = False
+        self._given_up = False
 
-    def acquire(self, timeout: float) -> None:
-        """Note one more user.
+    def acquire(self, timeout: float) -> bool:
+        """Note one more user; return False if this one is given up, and another has its place.
 
         :param timeout: seconds to wait for a lock
 
         """
         with self._lock:
+            if self._given_up:
+                return False
             self._users += 1
             self._timeout = max(self._timeout, timeout)
+            return True
 
     def release(self) -> None:
         """Note that one is gone; the last one closes the anchor."""
         with self._lock:
             self._users -= 1
-            if self._users == 0 and self._anchor is not None:
+            if self._users > 0:
+                return
+            if self._anchor is not None:
                 self._anchor.shut()
                 self._anchor = None
-                if self._map is None or self._map.closed_if_unlinked():
-                    self._map = None
-                    _files.pop((os.getpid(), self.path), None)
+            if self._map is None or self._map.closed_if_unlinked():
+                self._map = None
+                self._given_up = True
+                _files.pop((os.getpid(), self.path), None)
 
     def current(self) -> WalIndex:
         """Return the header; look at the file if that was not done for a second.
@@ -75,6 +83,10 @@ class SharedFile:
         """
         index = self.index
         return index if reading.monotonic() < index.look_at else self.look()
+
+    def is_open_as(self, path: str) -> bool:
+        """Whether the anchor is open, and its file is the one that this path leads to."""
+        return self._is_open() and (path == self.path or identity_of(path) == self._identity)
 
     def require_own_process(self) -> None:
         """Raise in a child that was forked past Python's hooks (uWSGI does so by default).
@@ -213,12 +225,15 @@ class SharedFile:
             # locks of connections that the program itself has to the file.
             kept.closed_if_unlinked()
             kept = self._map = None
-        if kept is None:
+        if kept is None and not self._unmappable:
             try:
                 self._map = kept = HeaderMap(path)
             except (OSError, ValueError) as error:
+                # Not twice: the descriptor cannot be closed.
+                self._unmappable = isinstance(error, ValueError)
                 logger.debug("%s cannot be mapped (%s): comparisons take longer", path, error)
-                return Nothing()
+        if kept is None:
+            return Nothing()
         return kept.mapped if kept.is_known() else Nothing()
 
     def _leave(self) -> None:
@@ -229,32 +244,47 @@ class SharedFile:
         file has it open already, and does not remove a log when its file has moved.
 
         """
-        logger.warning("%s was replaced while it was open; it is opened again", self.path)
         kept = self._map
         moved = identity_of(self.path) != self._identity
+        what = "" if moved else "-shm"
+        logger.warning("%s%s was replaced or removed; the file is opened again", self.path, what)
         if moved and self._anchor is not None and self._is_open():
             try:
                 # The old file may live on under another name, and needs what is in its log.
                 self._anchor.rows("PRAGMA wal_checkpoint(PASSIVE)")
             except sqlite3.Error as error:
                 logger.warning("the log of the old file could not be put into it: %s", error)
-        shut_all(self.path)
-        self._anchor = None
+        # Before the connections are closed: while one of them is open, who opens the file sees
+        # whose log that is.
         if kept is not None and moved and kept.path == f"{os.path.realpath(self.path)}-shm":
             remove_log(kept)
+        shut_all(self.path)
+        self._anchor = None
 
 
 # For each process: a forked child has connections, and maps, of its own.
 _files: dict[tuple[int, str], SharedFile] = {}
 
 
-def shared_file(path: str) -> SharedFile:
-    """Return the one of this process for a file.
+def shared_file(path: str, timeout: float) -> SharedFile:
+    """Return the one of this process for a file, with one more user.
 
     :param path: absolute
+    :param timeout: seconds to wait for a lock
 
     """
-    return _files.setdefault((os.getpid(), path), SharedFile(path))
+    for (process, _), other in list(_files.items()):
+        if process != os.getpid() and other.is_open_as(path):
+            raise RuntimeError(
+                f"this process was forked while {path} was open, and Python's fork hooks did not "
+                "run: open the dict in the child alone (uWSGI: lazy-apps, or "
+                "py-call-uwsgi-fork-hooks)"
+            )
+    # Without a lock of its own, which a thread could hold while the process forks.
+    while True:
+        shared = _files.setdefault((os.getpid(), path), SharedFile(path))
+        if shared.acquire(timeout):
+            return shared
 
 
 def _required_identity(path: str) -> Identity:

@@ -121,13 +121,12 @@ def store(connection: Connection, place: str, nonce: int, payloads: Mapping[str,
     """Write entries, inside a transaction that adds the row of the commit itself."""
     rows = [(place, key, -nonce, payload) for key, payload in payloads.items()]
     whole = len(rows) - len(rows) % ROWS_AT_ONCE
-    connection.executemany(
-        UPSERT_MANY,
-        (
-            tuple(chain.from_iterable(rows[first : first + ROWS_AT_ONCE]))
-            for first in range(0, whole, ROWS_AT_ONCE)
-        ),
-    )
+    # A list: no signal handler, which could close the connection, comes into the statement.
+    together = [
+        tuple(chain.from_iterable(rows[first : first + ROWS_AT_ONCE]))
+        for first in range(0, whole, ROWS_AT_ONCE)
+    ]
+    connection.executemany(UPSERT_MANY, together)
     connection.executemany(UPSERT, rows[whole:])
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 from .sqliteconnection import Connection
 from .sqliteshared import SharedFile
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 __all__ = ["Connections", "Own"]
 
@@ -18,7 +20,7 @@ __all__ = ["Connections", "Own"]
 class Connections:
     """The open connections of all threads of this process.
 
-    :param shared: the file
+    :param shared: the file, of which this is a user already
     :param timeout: seconds to wait for a lock
     :param synchronous: what a write waits for, as SQLite's PRAGMA has it
 
@@ -29,9 +31,9 @@ class Connections:
         self._timeout = timeout
         self._synchronous = synchronous
         self._open: list[Connection] = []
+        self._lock = threading.RLock()  # of the list; re-entrant, since `Own.__del__` comes here
         self._closed = False
         self.process = os.getpid()
-        shared.acquire(timeout)
 
     def open(self) -> Connection:
         """Open one more, for the calling thread; wait while the process forks."""
@@ -47,7 +49,8 @@ class Connections:
             except BaseException:
                 connection.shut()
                 raise
-        self._open = [other for other in self._open if not other.is_shut] + [connection]
+        with self._lock:
+            self._open = [other for other in self._open if not other.is_shut] + [connection]
         if self._closed:
             self.shut(connection)
             raise RuntimeError(f"the dict over {self.shared.path} is closed")
@@ -58,15 +61,18 @@ class Connections:
         # Not in a child that was forked past Python's hooks: SQLite forbids it there.
         if self.process == os.getpid():
             connection.shut()
-            self._open = [other for other in self._open if other is not connection]
+            with self._lock:
+                self._open = [other for other in self._open if other is not connection]
 
     def close(self) -> None:
         """Close all, each as soon as its thread is done with it, and open no more."""
         if self.process != os.getpid():
             return
         closed, self._closed = self._closed, True
-        while self._open:
-            self.shut(self._open[-1])
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            self.shut(connection)
         if not closed:
             self.shared.release()
 
@@ -82,31 +88,45 @@ class Connections:
 
 
 class Own:
-    """A thread's own connection to a file: a context manager that lends it."""
+    """A thread's own connection to a file: a context manager that lends it.
+
+    It may be entered again while it is lent, by a signal handler or a finalizer. And a handler's
+    exception may come anywhere, also between two lines of this class. So nothing is counted: who
+    has it is the frame that entered first, and whether he still has it, the stack tells.
+
+    """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._connection: Connection | None = None
-        self._depth = 0
+        self._user: FrameType | None = None
 
     def __enter__(self) -> Connection:
         if self._connections.process != os.getpid():
             self._connections.shared.require_own_process()
+        frame = sys._getframe(1)
         while True:
             connection = self._connection
             if connection is None:
                 connection = self._connection = self._connections.open()
             connection.use.acquire()
+            if self._user is not None and _is_running(self._user, frame):
+                return connection
+            self._user = None
+            connection.is_busy = False
+            if connection.is_left:
+                connection.shut()
             if not connection.is_shut:
                 break
             # By a fork; or by close(), and then opening another one raises.
-            connection.use.release()
+            _let_go(connection)
             self._connection = None
-        if self._depth == 0 and connection.in_transaction:
-            # A signal handler's exception came between a BEGIN and what ends it. Left open, it
-            # would keep every writer of the file waiting, for ever.
+        if connection.in_transaction:
+            # An exception came between a BEGIN and what ends it. Left open, it would keep every
+            # writer of the file waiting, for ever.
             connection.rows("ROLLBACK")
-        self._depth += 1
+        self._user = frame
+        connection.is_busy = True
         return connection
 
     def __exit__(
@@ -115,11 +135,31 @@ class Own:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._depth -= 1
-        if self._connection is not None:
-            self._connection.use.release()
+        connection = self._connection
+        if connection is None:
+            return
+        if self._user is not sys._getframe(1):
+            connection.use.release()
+            return
+        self._user = None
+        connection.is_busy = False
+        if connection.is_left:
+            connection.shut()
+        _let_go(connection)
 
     def __del__(self) -> None:
         # The thread has ended, or nobody has the file any more.
         if self._connection is not None:
             self._connections.shut(self._connection)
+
+
+def _is_running(user: FrameType, frame: FrameType | None) -> bool:
+    while frame is not None and frame is not user:
+        frame = frame.f_back
+    return frame is user
+
+
+def _let_go(connection: Connection) -> None:
+    # More often than it was taken here, where an exception came before it was given back.
+    while connection.use._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks it
+        connection.use.release()

@@ -52,7 +52,10 @@ def remove_log(kept: HeaderMap) -> None:
     """Remove the log beside a file, if it is that of the file which was there before."""
     import fcntl
 
-    folder = os.open(os.path.dirname(kept.path), os.O_RDONLY)
+    try:
+        folder = os.open(os.path.dirname(kept.path), os.O_RDONLY)
+    except OSError as error:
+        raise sqlite3.OperationalError(f"{kept.path} cannot be reached: {error}") from error
     try:
         # One process at a time: between the look and the removal another one could have removed
         # it, and begun the new file's log.

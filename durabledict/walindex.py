@@ -10,6 +10,7 @@ import ctypes
 import math
 import mmap
 import os
+import sqlite3
 import struct
 from typing import Any
 
@@ -62,6 +63,9 @@ class HeaderMap:
     SQLite's too. Python's `mmap` holds one more that it does not show. So both stay open, past the
     end of the interpreter, unless the file has no name any more: then nobody else has it.
 
+    :raises OSError: it cannot be opened
+    :raises ValueError: it cannot be mapped; it stays open
+
     """
 
     def __init__(self, path: str) -> None:
@@ -69,7 +73,10 @@ class HeaderMap:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         status = os.fstat(self._descriptor)
         self.identity: Identity = (status.st_dev, status.st_ino)
-        self.mapped = mmap.mmap(self._descriptor, HEADER_BYTES, access=mmap.ACCESS_READ)
+        try:
+            self.mapped = mmap.mmap(self._descriptor, HEADER_BYTES, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be mapped: {error}") from error
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.mapped))
 
     def closed_if_unlinked(self) -> bool:
@@ -94,9 +101,16 @@ def commits(header: bytes) -> int:
 
 
 def identity_of(path: str) -> Identity | None:
-    """Return what tells a file from all others, whatever its name; None where there is none."""
+    """Return what tells a file from all others, whatever its name; None where there is none.
+
+    :raises sqlite3.OperationalError: the system does not tell
+
+    """
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        # As SQLite would say it: it is an outage of this store, not of something else.
+        raise sqlite3.OperationalError(f"{path} cannot be looked at: {error}") from error
     return status.st_dev, status.st_ino

@@ -53,6 +53,7 @@ class Watch:
             daemon=True,
         )
         self._thread.start()
+        _running.add(self)
 
     @property
     def running(self) -> bool:
@@ -84,6 +85,19 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+# At the end of the interpreter the stores are closed, and no watch is to complain of that.
+_running: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for watch in list(_running):
+        watch.stop(timeout=1.0)
+
+
+# By `threading` and not by `atexit`, whose functions run in the reverse order of their making.
+threading._register_atexit(_stop_all)  # type: ignore[attr-defined]  # as concurrent.futures does
 
 
 def _run(

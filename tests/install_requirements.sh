@@ -22,6 +22,8 @@ find_missing() {
     require "libpython$version-testsuite" "$python" -c "import test.mapping_tests"
     # Counts the syncs of a file, which nothing inside the process can.
     require strace command -v strace
+    # Another program that writes to the file.
+    require sqlite3 command -v sqlite3
 }
 
 fail() {

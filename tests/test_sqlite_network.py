@@ -229,13 +229,16 @@ class TestLocks:
         with SqliteDict[str, int](file, timeout=PATIENCE) as d, SqliteDict[str, int](file) as other:
             d["k"] = 1
             assert other["k"] == 1
-            with other._file.snapshot() as connection:
+            thread = threading.Thread(target=d.update, kwargs={"k": 2, "l": 2})
+            waits = repeated(hooked, thread)
+
+            def work(connection: Connection) -> None:
                 found = connection.rows("SELECT count(*) FROM durabledict_commits")
-                thread = threading.Thread(target=d.update, kwargs={"k": 2, "l": 2})
-                waits = repeated(hooked, thread)
                 thread.start()
                 assert waits.wait(PATIENCE)
                 assert connection.rows("SELECT count(*) FROM durabledict_commits") == found
+
+            other._file.read(work)
             thread.join(PATIENCE)
             assert not thread.is_alive()
             assert d == other == {"k": 2, "l": 2}
@@ -245,11 +248,14 @@ class TestLocks:
             d["k"] = 1
             assert other["k"] == 1
             reloads = d.stats.reloads
-            with other._file.snapshot() as connection:
+
+            def work(connection: Connection) -> None:
                 connection.rows("SELECT count(*) FROM durabledict_commits")
                 for write in (lambda: d.update(k=2, l=2), lambda: d.pop("k")):
                     with pytest.raises(sqlite3.OperationalError, match="locked"):
                         in_thread(write)
+
+            other._file.read(work)
             # Nothing was done, and nothing is in doubt.
             assert d.last_synced == d.last_updated()
             assert d == other == {"k": 1}
