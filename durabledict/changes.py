@@ -217,10 +217,7 @@ def _parted(
     entries: Mapping[K, V | Undecodable],
 ) -> tuple[dict[K, V], dict[K, DecodingError]]:
     good: dict[K, Any] = dict(entries)
-    for value in good.values():
-        if type(value) is Undecodable:
-            break
-    else:
+    if Undecodable not in set(map(type, good.values())):
         return good, {}
     bad = {key: value.error for key, value in good.items() if isinstance(value, Undecodable)}
     for key in bad:

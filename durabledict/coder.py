@@ -101,10 +101,9 @@ def decode_all(encoding: Any, payloads: list[tuple[Any, Any]]) -> dict[Any, Any]
     """
     if getattr(encoding, "decode", None) is not PickleEncoding.decode or _binds(encoding):
         return None
+    loads, first = pickle.loads, FIRST_OF_PICKLE
     try:
-        entries = {
-            key: pickle.loads(payload) for key, payload in payloads if payload[0] == FIRST_OF_PICKLE
-        }
+        entries = {key: loads(payload) for key, payload in payloads if payload[0] == first}
     except Exception:
         return None  # one of them at least: which, the careful way finds out
     return entries if len(entries) == len(payloads) else None
