@@ -22,11 +22,11 @@ LOG_BYTES = 4_000_000
 LONG_LIST = 4_096
 
 TRIM_BY_SIZE = f"""
-    DELETE FROM durabledict_commits WHERE keyspace = ?1 AND version < ?2 AND version <= (
+    DELETE FROM durabledict_commits WHERE keyspace = ? AND version < ? AND version <= (
         SELECT max(version) FROM (
             SELECT version, sum(coalesce(length(written), 0) + coalesce(length(removed), 0))
                 OVER (ORDER BY version DESC) AS bytes
-            FROM durabledict_commits WHERE keyspace = ?1
+            FROM durabledict_commits WHERE keyspace = ?
         ) WHERE bytes > {LOG_BYTES}
     )
 """
@@ -41,7 +41,7 @@ def trim(connection: sqlite3.Connection, place: str, version: int, *fields: Fiel
 
     """
     if sum(len(field or "") for field in fields) > LONG_LIST:
-        connection.execute(TRIM_BY_SIZE, (place, version))
+        connection.execute(TRIM_BY_SIZE, (place, version, place))
 
 
 def packed(keys: Collection[str | bytes]) -> Field:
