@@ -45,11 +45,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
-# How long the polling `wait` pauses between two looks at the stamp: it begins with the first and
-# is half as long again each time, up to the second.
-FIRST_PAUSE = 0.002
-LONGEST_PAUSE = 0.05
-
 
 class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     """A dict backed by a durable store; subclass it to write a backend.
@@ -546,13 +541,21 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         ends = reading.monotonic() + timeout
-        pause = FIRST_PAUSE
+        pause, longest = self._poll_pauses
         while self.last_updated() == since:
             left = ends - reading.monotonic()
-            if left <= 0 or self._interrupted.wait(min(pause, left)):
+            if left <= 0 or self._pause(min(pause, left)):
                 return False
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+            pause = min(pause * 1.5, longest)
         return True
+
+    # The seconds between two looks of the polling `wait`: it begins with the first, and each is
+    # half as long again, up to the second.
+    _poll_pauses = (0.002, 0.05)
+
+    def _pause(self, seconds: float) -> bool:
+        """Pause between two looks; return True if `_interrupt_wait` was called."""
+        return self._interrupted.wait(seconds)
 
     def _interrupt_wait(self) -> None:
         """Make a `wait` that another thread is in return soon."""
@@ -625,13 +628,13 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         encode, immutable = self.encoding.encode, coder.immutable_types(self.encoding)
         payloads, stored = {}, {}
         for key, value in entries.items():
-            if type(value) in immutable:
-                try:
-                    payloads[key], stored[key] = encode(value), value
-                    continue
-                except Exception:
-                    pass  # below, with a message that names the key
-            payloads[key], stored[key] = self._prepare(key, value)
+            if type(value) not in immutable:
+                payloads[key], stored[key] = self._prepare(key, value)
+                continue
+            try:
+                payloads[key], stored[key] = encode(value), value
+            except Exception as error:
+                raise coder.refusal(key, error) from error
         return payloads, stored
 
     # -- inside -------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ __all__ = [
     "decode_all",
     "immutable_types",
     "prepare",
+    "refusal",
 ]
 
 logger = logging.getLogger("durabledict.encoding")
@@ -128,7 +129,7 @@ def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[A
     try:
         payload = (encoding if bind is None else bind(keyspace, key)).encode(value)
     except Exception as error:
-        raise EncodingError(f"{_named(key)} cannot be encoded: {_reason(error)}") from error
+        raise refusal(key, error) from error
     if type(value) in getattr(encoding, "immutable", ()):
         return payload, value
     try:
@@ -138,6 +139,11 @@ def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[A
         raise EncodingError(
             f"{_named(key)} could be encoded, but not be read back: {_reason(error.__cause__)}"
         ) from error
+
+
+def refusal(key: object, error: Exception) -> EncodingError:
+    """Return what is raised where `encode` raised `error`: it names the key."""
+    return EncodingError(f"{_named(key)} cannot be encoded: {_reason(error)}")
 
 
 def _named(key: object) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import reading
 from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
@@ -57,10 +56,6 @@ Chosen = tuple[dict[str, Any], list[Any]]
 
 # What a keyspace without a commit has: a keyspace that was emptied has one of its own.
 NEVER_WRITTEN: Stamp = (0, 0)
-
-# The seconds between two looks of `wait`: each is half as long again as the one before.
-FIRST_PAUSE = 0.0005
-LONGEST_PAUSE = 0.005
 
 
 class SqliteDict(DurableDict[K, V]):
@@ -106,6 +101,7 @@ class SqliteDict(DurableDict[K, V]):
 
     unavailable = (sqlite3.OperationalError,)
     _ordered = True
+    _poll_pauses = (0.0005, 0.005)  # what `wait` looks at is the header
 
     def __init__(
         self,
@@ -179,7 +175,7 @@ class SqliteDict(DurableDict[K, V]):
     def _last_updated_by_pragma(self) -> Stamp:
         """Ask SQLite, where the header cannot be read: it takes ten times as long."""
         with self._file.use() as connection:
-            version = self._file.data_version(connection)
+            ((version,),) = connection.rows("PRAGMA data_version")
             known: tuple[int, Stamp] | None = connection.known
             if known is not None and known[0] == version:
                 return known[1]
@@ -320,22 +316,10 @@ class SqliteDict(DurableDict[K, V]):
         locked = isinstance(error, sqlite3.OperationalError) and is_locked(error)
         return locked or super()._was_refused(error)
 
-    def wait(self, since: Any, timeout: float) -> bool:
-        """Return True when the stamp is no longer `since`, False after `timeout` seconds.
-
-        It looks at the header, at pauses of 0.5 ms at first and 5 ms at last. They are short
-        enough to sleep through: to wait for the event that interrupts takes twice the processor.
-
-        """
-        ends = reading.monotonic() + timeout
-        pause = FIRST_PAUSE
-        while self.last_updated() == since:
-            left = ends - reading.monotonic()
-            if left <= 0 or self._interrupted.is_set():
-                return False
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, LONGEST_PAUSE)
-        return True
+    def _pause(self, seconds: float) -> bool:
+        # Short enough to sleep through: to wait for the event takes twice the processor.
+        time.sleep(seconds)
+        return self._interrupted.is_set()
 
     def close(self) -> None:
         """Close the connections, and end the watch; see `DurableDict.close`."""

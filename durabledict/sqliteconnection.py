@@ -105,6 +105,7 @@ class Connection(sqlite3.Connection):
         with self.use:
             if not self.is_shut and not self.is_busy:
                 self.is_shut = True
+                # First: a reader that came in between would trust a header that nobody keeps true.
                 if self.before_shut is not None:
                     self.before_shut()
                 self.close()

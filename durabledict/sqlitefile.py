@@ -144,12 +144,6 @@ class SqliteFile:
 
     # -- transactions -------------------------------------------------------------------------
 
-    @staticmethod
-    def data_version(connection: Connection) -> int:
-        """Return a number that changes when another connection has written to the file."""
-        version: int = connection.rows("PRAGMA data_version")[0][0]
-        return version
-
     def read(self, work: Callable[[Connection], T]) -> T:
         """Have `work` read several times from one state of the file; return what it returned.
 

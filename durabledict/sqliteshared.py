@@ -96,11 +96,7 @@ class SharedFile:
 
         """
         if self._process != os.getpid():
-            raise RuntimeError(
-                f"this process was forked while {self.path} was open, and Python's fork hooks did "
-                "not run: open the dict in the child (uWSGI: lazy-apps, or "
-                "py-call-uwsgi-fork-hooks)"
-            )
+            raise _forked_past_the_hooks(self.path)
 
     def look(self, *, create: bool = False) -> WalIndex:
         """Make sure that the anchor holds the file which is under the name now.
@@ -117,7 +113,6 @@ class SharedFile:
             now = reading.monotonic()
             if create and self._identity is not None and identity_of(self.path) is None:
                 self._leave()  # a new one is to be made where the old one was
-                self._identity = None
             while True:
                 if self._identity is not None and not self._is_same():
                     self._leave()
@@ -206,6 +201,8 @@ class SharedFile:
                 # process left.
                 anchor.rows("SELECT count(*) FROM sqlite_master")
                 self._identity = before or _required_identity(self.path)
+                # All while `use` is held: a fork closes the anchor before this or after it, and
+                # after it that ends the index.
                 self.index = WalIndex(self._header())
                 anchor.before_shut = self.index.end
                 self._anchor = anchor
@@ -259,7 +256,7 @@ class SharedFile:
         if kept is not None and moved and kept.path == f"{os.path.realpath(self.path)}-shm":
             remove_log(kept)
         shut_all(self.path)
-        self._anchor = None
+        self._anchor = self._identity = None
 
 
 # For each process: a forked child has connections, and maps, of its own.
@@ -275,16 +272,19 @@ def shared_file(path: str, timeout: float) -> SharedFile:
     """
     for (process, _), other in list(_files.items()):
         if process != os.getpid() and other.is_open_as(path):
-            raise RuntimeError(
-                f"this process was forked while {path} was open, and Python's fork hooks did not "
-                "run: open the dict in the child alone (uWSGI: lazy-apps, or "
-                "py-call-uwsgi-fork-hooks)"
-            )
+            raise _forked_past_the_hooks(path)
     # Without a lock of its own, which a thread could hold while the process forks.
     while True:
         shared = _files.setdefault((os.getpid(), path), SharedFile(path))
         if shared.acquire(timeout):
             return shared
+
+
+def _forked_past_the_hooks(path: str) -> RuntimeError:
+    return RuntimeError(
+        f"this process was forked while {path} was open, and Python's fork hooks did not run: open "
+        "the dict in the child alone (uWSGI: lazy-apps, or py-call-uwsgi-fork-hooks)"
+    )
 
 
 def _required_identity(path: str) -> Identity:

@@ -53,7 +53,6 @@ class Watch:
             daemon=True,
         )
         self._thread.start()
-        _running.add(self)
 
     @property
     def running(self) -> bool:
@@ -87,19 +86,6 @@ class Watch:
         self.stop()
 
 
-# At the end of the interpreter the stores are closed, and no watch is to complain of that.
-_running: weakref.WeakSet[Watch] = weakref.WeakSet()
-
-
-def _stop_all() -> None:
-    for watch in list(_running):
-        watch.stop(timeout=1.0)
-
-
-# By `threading` and not by `atexit`, whose functions run in the reverse order of their making.
-threading._register_atexit(_stop_all)  # type: ignore[attr-defined]  # as concurrent.futures does
-
-
 def _run(
     reference: weakref.ref[DurableDict[Any, Any]], stopping: threading.Event, interval: float
 ) -> None:
@@ -118,7 +104,8 @@ def _run(
             changed = watched._sync_watched()
             failed, waits = 0, True
         except BaseException as error:  # SystemExit out of a callback, too: nothing may end it
-            if stopping.is_set():
+            # At the end of the interpreter the stores are closed under a watch that runs.
+            if stopping.is_set() or not threading.main_thread().is_alive():
                 return
             failed, waits = failed + 1, False
             if not isinstance(error, watched.unavailable):

@@ -22,7 +22,7 @@ LAPTOP = r"""
 99 28 259:1 / /boot/efi rw,relatime shared:49 - vfat /dev/nvme0n1p1 rw,fmask=0077
 310 92 0:61 / /home/ada rw,relatime shared:163 - nfs4 filer:/home/ada rw,vers=4.2,hard,proto=tcp
 402 28 8:17 / /media/ada/USB rw,nosuid,nodev,relatime shared:210 - fuseblk /dev/sdb1 rw,user_id=0
-417 310 0:66 / /home/ada/work rw,nosuid,nodev,relatime shared:231 - fuse.sshfs box:/srv rw,user_id=1
+417 310 0:66 / /home/ada/box rw,nosuid,nodev,relatime shared:231 - fuse.sshfs box:/srv rw,user_id=1
 431 31 0:70 / /run/user/1000/doc rw,nosuid,nodev,relatime shared:240 - fuse.portal portal rw
 """
 
@@ -67,7 +67,7 @@ def mount(mount_point: str, type_: str) -> str:
         (LAPTOP, "/home/ada", "nfs4"),
         (LAPTOP, "/home/ada/settings.db", "nfs4"),
         (LAPTOP, "/home/adam/settings.db", "autofs"),
-        (LAPTOP, "/home/ada/work/settings.db", "fuse.sshfs"),
+        (LAPTOP, "/home/ada/box/settings.db", "fuse.sshfs"),
         (LAPTOP, "/media/ada/USB/settings.db", "fuseblk"),
         (LAPTOP, "/sys/fs/fuse/connections/40", "fusectl"),
         (LAPTOP, "/boot/efi/EFI", "vfat"),

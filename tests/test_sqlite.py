@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -925,13 +924,19 @@ class TestConnections:
         with SqliteDict[str, int](file) as writer:
             writer["k"] = 1
             d = SqliteDict[str, int](file)
-            in_a_call, states = threading.Event(), []
+            in_a_call, closing_began, states = threading.Event(), threading.Event(), []
+            file_of_d: Any = d._file
+            close = file_of_d.close
+
+            def close_noted() -> None:
+                closing_began.set()
+                close()
+
+            file_of_d.close = close_noted
 
             def close_meanwhile(connection: Failing, sql: str, *_: Any) -> None:
                 in_a_call.set()
-                ends = time.monotonic() + PATIENCE
-                while not d._is_closed and time.monotonic() < ends:
-                    time.sleep(0.001)
+                assert closing_began.wait(PATIENCE)
                 states.append((d._is_closed, connection.is_shut))
 
             writer["k"] = 2

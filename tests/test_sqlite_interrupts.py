@@ -216,10 +216,17 @@ def test_a_new_dict_in_a_child_that_was_forked_past_the_hooks(file: Path) -> Non
 
 
 def test_no_watch_complains_at_the_end_of_the_interpreter(file: Path) -> None:
+    """The stores are closed under it then: an error of that moment is nobody's fault."""
     program = (
-        "import sys, time; from durabledict import SqliteDict\n"
-        "d = [SqliteDict(sys.argv[1], str(n)) for n in range(5)]\n"
-        "w = [each.watch() for each in d]; d[0]['k'] = 1"
+        "import atexit, sys, threading\n"
+        "from durabledict import SqliteDict\n"
+        "def wait(*_):\n"
+        "    threading.main_thread().join()\n"
+        "    raise RuntimeError('closed under it')\n"
+        "d = SqliteDict(sys.argv[1])\n"
+        "d.wait = wait\n"
+        "watch = d.watch()\n"
+        "atexit.register(watch._thread.join, 1)  # so that it has the time to complain\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, file],
@@ -378,6 +385,52 @@ def test_a_key_that_is_no_text_is_refused_where_it_is_written(file: Path) -> Non
                 (b"abc",),
             )
         program.close()
+        assert d == {}
+
+
+def test_a_row_that_another_program_copies(file: Path) -> None:
+    """With the nonce of a single write of ours; one of many at once is on the page of caveats."""
+    with SqliteDict[str, int](file, encoding=JSONEncoding) as d:
+        d["a"] = 1
+        d["a"] = 2
+        program = sqlite3.connect(file, isolation_level=None)
+        program.execute(
+            "INSERT INTO durabledict_entries (keyspace, key, nonce, value) "
+            "SELECT keyspace, 'copy', nonce, value FROM durabledict_entries"
+        )
+        program.close()
+        assert d == {"a": 2, "copy": 2}
+
+
+def test_a_rename_that_replaces_another_row(file: Path) -> None:
+    with SqliteDict[str, int](file, encoding=JSONEncoding) as d:
+        d.update(a=1, b=2, c=3)
+        assert list(d) == ["a", "b", "c"]
+        program = sqlite3.connect(file, isolation_level=None)
+        program.execute("UPDATE OR REPLACE durabledict_entries SET key = 'b' WHERE key = 'a'")
+        program.close()
+        assert list(d.items()) == list(d.durables().items()) == [("c", 3), ("b", 1)]
+
+
+def test_a_file_that_cannot_be_opened_again_is_reported_once(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SqliteDict[str, int](file) as d:
+        d["k"] = 1
+        new = file.with_name("new")
+        SqliteDict[str, int](new).close()
+        os.replace(new, file)
+
+        def refuse(*_: object) -> None:
+            raise sqlite3.OperationalError("the log of another file")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sqliteshared, "require_own_log", refuse)
+            d._file.index.look_at = 0.0
+            for _ in range(3):
+                with pytest.raises(sqlite3.OperationalError, match="another file"):
+                    d["k"]
+        assert caplog.text.count("is opened again") == 1
         assert d == {}
 
 
