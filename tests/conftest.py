@@ -1,5 +1,39 @@
-"""Let pytest explain the assertions of the public suite as it does those of the tests."""
+"""Let pytest explain the assertions of the public suite as its own, and start servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
+import redis
+
+from .redisservers import RedisServer
 
 pytest.register_assert_rewrite("durabledict.testing")
+
+# Warnings are errors, also that of a socket that nobody closed: who makes a client closes it.
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for all tests, with whatever keys they left: see `redis_url`.
+
+    A test that stops or configures a server starts one of its own.
+
+    """
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of that server, without any key or script."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def redis_client(redis_server: RedisServer, redis_url: str) -> Iterator[redis.Redis]:
+    """A client of that server, without any key or script."""
+    with redis_server.client() as client:
+        yield client

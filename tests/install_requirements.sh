@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Installs, through apt-get, what the tests need and pip cannot install.
 #
+# A package of a server would also start it, now and with the machine: here it does neither. The
+# tests start servers of their own.
+#
 # Usage: tests/install_requirements.sh path/to/python
 set -euo pipefail
 
@@ -14,6 +17,16 @@ require() {
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
 
+any_command() {
+    local name
+    for name; do
+        if command -v "$name"; then
+            return
+        fi
+    done
+    return 1
+}
+
 find_missing() {
     local version
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -24,6 +37,10 @@ find_missing() {
     require strace command -v strace
     # Another program that writes to the file.
     require sqlite3 command -v sqlite3
+    # Is a sentinel, too: no need of the package redis-sentinel.
+    require redis-server any_command redis-server valkey-server
+    # Makes the certificates of servers with TLS.
+    require openssl command -v openssl
 }
 
 fail() {
@@ -31,15 +48,71 @@ fail() {
     exit 1
 }
 
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
 apt() {
-    local as_root=()
-    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get --quiet --quiet -o DPkg::Lock::Timeout=300 "$@"
+}
+
+# Packages ask this program, where there is one, whether they may start a server.
+policy=/usr/sbin/policy-rc.d
+
+# One of somebody else's stays: it is not for us to say what that allows.
+forbid_starting() {
+    if [ -e "$policy" ] || [ -L "$policy" ]; then
+        return
+    fi
+    trap 'as_root rm -f "$policy"' EXIT
+    # So that the line above also runs when one of these ends us.
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    printf '%s\n' '#!/bin/sh' '# Made by install_requirements.sh, which removes it.' 'exit 101' |
+        as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+}
+
+enabled_units() {
+    systemctl list-unit-files --type=service,socket --state=enabled --no-legend |
+        awk '{ print $1 }' | sort
+}
+
+# None where systemd is installed but does not run.
+running_units() {
+    systemctl list-units --type=service,socket --state=active,activating,reloading \
+        --plain --no-legend 2>/dev/null | awk '{ print $1 }' | sort || true
 }
 
 install() {
     apt install --yes --no-install-recommends "${missing[@]}"
+}
+
+# Installs what is missing, and leaves nothing enabled or running that was not.
+install_without_services() {
+    local enabled running new status=0
+    # Without the list from before, everything would look new.
+    if ! command -v systemctl >/dev/null || ! enabled=$(enabled_units); then
+        install
+        return
+    fi
+    running=$(running_units)
+    install || status=$?
+    mapfile -t new < <(comm -13 <(echo "$enabled") <(enabled_units))
+    if [ ${#new[@]} -ne 0 ]; then
+        as_root systemctl disable --quiet "${new[@]}"
+        # A policy that was there before us may have let them start.
+        mapfile -t new < <(printf '%s\n' "${new[@]}" |
+            comm -12 - <(comm -13 <(echo "$running") <(running_units)))
+        [ ${#new[@]} -eq 0 ] || as_root systemctl stop "${new[@]}"
+    fi
+    return "$status"
 }
 
 find_missing
@@ -53,7 +126,9 @@ command -v apt-get >/dev/null || fail "please install them (there is no apt-get 
 
 echo "Installing ${missing[*]}"
 # The package lists may be absent or out of date: fetch them only when that shows.
-install || { apt update && install; } || fail "apt-get could not install them"
+forbid_starting
+install_without_services || { apt update && install_without_services; } ||
+    fail "apt-get could not install them"
 
 find_missing
 if [ ${#missing[@]} -ne 0 ]; then
