@@ -40,6 +40,7 @@ from .opening import register_scheme
 
 if TYPE_CHECKING:
     from .memory import MemoryDict, MemoryStorage
+    from .redis import RedisDict
     from .sqlite import SqliteDict
 
 __version__ = "1.0.0.dev0"
@@ -64,6 +65,7 @@ __all__ = [
     "NoOpEncoding",
     "NonUniqueKeyError",
     "PickleEncoding",
+    "RedisDict",
     "RestrictedPickleEncoding",
     "SignedEncoding",
     "SqliteDict",
@@ -72,7 +74,12 @@ __all__ = [
 ]
 # Without `open`: "from durabledict import *" is not to take Python's own away.
 
-_BACKENDS = {"MemoryDict": "memory", "MemoryStorage": "memory", "SqliteDict": "sqlite"}
+_BACKENDS = {
+    "MemoryDict": "memory",
+    "MemoryStorage": "memory",
+    "RedisDict": "redis",
+    "SqliteDict": "sqlite",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,11 +25,16 @@ class _Scheme:
     name: str
     extra: str | None
     driver: str | None
+    # Whether the driver takes settings of its own in the URL.
+    takes_query: bool = False
 
 
 _schemes: dict[str, _Scheme] = {
     "memory": _Scheme("durabledict.memory", "MemoryDict", None, None),
+    "redis": _Scheme("durabledict.redis", "RedisDict", "redis", "redis", True),
+    "rediss": _Scheme("durabledict.redis", "RedisDict", "redis", "redis", True),
     "sqlite": _Scheme("durabledict.sqlite", "SqliteDict", None, None),
+    "unix": _Scheme("durabledict.redis", "RedisDict", "redis", "redis", True),
 }
 
 
@@ -61,6 +66,9 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
     ``memory://``             `MemoryDict` with a storage of its own
     ``memory://name``         `MemoryDict`, the same storage for all of that name
     ``sqlite:///path``        `SqliteDict`; four slashes for an absolute path
+    ``redis://host:port/db``  `RedisDict`; ``keyspace=...`` names the hash
+    ``rediss://``             `RedisDict` over TLS
+    ``unix:///path``          `RedisDict` over a Unix socket
     ========================  ==========================================================
 
     >>> import durabledict
@@ -71,7 +79,7 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
     storage, on_outage, max_stale, allow_unsigned
 
     :param url: the scheme says which class, the rest where the store is
-    :param options: keywords of that class; none go into the URL
+    :param options: keywords of that class; none go into the URL, where a driver's own may be
     :raises ValueError: an unknown scheme, or options in the URL
     :raises TypeError: an unknown option
     :raises ImportError: the scheme's driver is not installed; it names the remedy
@@ -84,7 +92,7 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
         raise ValueError(
             f"{url!r}: the schemes are {', '.join(f'{s}://' for s in sorted(_schemes))}"
         )
-    if "?" in rest:
+    if "?" in rest and not _schemes[scheme].takes_query:
         raise ValueError(
             f"{url!r}: options go into keywords, as in open('{scheme}://...', autosync=5.0)"
         )
@@ -108,8 +116,17 @@ def _load(scheme: str) -> Any:
 
 def _check_options(scheme: str, target: Any, options: dict[str, Any]) -> None:
     parameters = inspect.signature(target.__init__).parameters
-    # What stands in the URL is positional: the first parameters without a default.
-    known = [
+    # What stands in the URL is positional: the first parameters without a default. What does not,
+    # and is needed, is a parameter of `from_url`.
+    needed = [
+        name
+        for name, parameter in inspect.signature(target.from_url).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ][1:]
+    for option in needed:
+        if option not in options:
+            raise TypeError(f"{scheme}:// needs {option}=...")
+    known = needed + [
         name
         for name, parameter in parameters.items()
         if name != "self" and parameter.default is not inspect.Parameter.empty

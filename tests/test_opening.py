@@ -49,7 +49,7 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("url", ["redsi://host", "plain", "", "://", "sqlite"])
 def test_an_unknown_scheme_is_told_which_there_are(url: str) -> None:
-    with pytest.raises(ValueError, match=r"memory://, sqlite://"):
+    with pytest.raises(ValueError, match=r"memory://, redis://, rediss://, sqlite://"):
         durabledict.open(url)
 
 

@@ -209,8 +209,8 @@ class FreshnessTests(SuiteBase):
         b["k"] = 1
         a.sync()
         dict.__setitem__(a, "k", "wrong")
-        dict.__setitem__(a, "x", "wrong")
         assert a.sync() is False
+        dict.__setitem__(a, "x", "wrong")
         assert a["k"] == "wrong"
         assert a.sync(force=True) is True
         assert a.copy() == {"k": 1}

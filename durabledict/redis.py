@@ -1,0 +1,527 @@
+"""`RedisDict`: a hash in Redis or Valkey, with a stream that tells which keys changed.
+
+docs/internals.rst, section 2, has the protocol; the numbers in comments are its rules. The parts:
+`redisscripts` is what runs in the server, `redisprimary` gets requests to the server that holds the
+keyspace, over the connections of `redisservers`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+try:
+    import redis
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "RedisDict needs the package redis: pip install redis, or install durabledict with its "
+        "extra [redis]",
+        name=error.name,
+    ) from error
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    ReadOnlyError,
+    RedisClusterException,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from . import reading
+from .base import Changes, Commit, ConnectionDurableDict, Undecodable
+from .changes import chained
+from .encoding import DefaultEncoding
+from .errors import MISSING, DurableDictError, EncodingError, Missing
+from .keys import decode_key, encode_key
+from .redisconnection import nothing_was_sent
+from .redisload import delta, load
+from .redisprimary import Primary
+from .redisscripts import COMPARE_AND_SET, FIND, FORMAT, LOAD, REPLACE, SET, WRITE, Script
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from .base import Options
+
+__all__ = ["RedisDict"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: Number and nonce of a commit. (0, 0): never written and empty. (0, size, counter): what 0.9
+#: wrote, its number of entries and 0.9's own counter. (number, nonce, size): a hash that has
+#: another number of entries than that commit left.
+Stamp = tuple[int, ...]
+
+logger = logging.getLogger("durabledict.redis")
+
+NEVER_WRITTEN: Stamp = (0, 0)
+
+#: Seconds after which a strict read has the server's role and number of entries looked at, too.
+LOOK_INTERVAL = 1.0
+
+#: A commit of more keys is several.
+COMMIT_KEYS = 200_000
+
+#: Requests below this need no look at the server's limits, which cannot be set lower.
+SURELY_TAKEN = 1_000_000
+
+#: The share of all keys above which a reload is cheaper than a delta.
+CHEAPER_THAN_RELOAD = b"0.6"
+
+
+class RedisDict(ConnectionDurableDict[K, V]):
+    """A durable dict in a Redis hash. Strict reads are linearizable on one primary.
+
+    >>> import redis
+    >>> from durabledict import RedisDict
+    >>> settings = RedisDict("settings", redis.Redis())  # doctest: +SKIP
+
+    A strict read costs one GET, a write one script call, whatever the number of keys; a sync after
+    somebody else's writes fetches what changed. The connections are the dict's own, made with the
+    client's settings and shared by all dicts with that client, which itself is left as it is.
+
+    What a write survives is the server's to say: with ``appendonly yes`` and
+    ``appendfsync always`` a power failure, with `wait` most failovers. See docs/backends/redis.rst.
+
+    :param keyspace: the name of the hash; a hash that 0.9 wrote is read, and adopted by the first
+        write. Beside it are ``{keyspace}:changes`` and ``{keyspace}:last_updated``
+    :param connection: a `redis.Redis`, also one of Sentinel's, or a `redis.cluster.RedisCluster`
+    :param wait: ``(replicas, milliseconds)``: a write is acknowledged when that many replicas have
+        it. Where they are fewer in that time its outcome is unknown: a `redis.TimeoutError`
+    :param autosync: see `DurableDict`, as `encoding`, `old_encoding`, and the other options
+    :raises ValueError: on a cluster, a keyspace whose keys cannot be in one slot
+    :raises TypeError: one of the three keys holds something else; no client of redis-py's
+    :raises redis.exceptions.RedisError: the server cannot be asked
+
+    """
+
+    __slots__ = ("_look_at", "_owned", "_primary", "_replicas")
+
+    unavailable = (
+        ConnectionError,
+        TimeoutError,
+        ReadOnlyError,
+        ClusterDownError,
+        TryAgainError,
+        RedisClusterException,
+    )
+
+    def __init__(
+        self,
+        keyspace: str,
+        connection: Any,
+        autosync: bool | float | timedelta = True,
+        encoding: Any = DefaultEncoding,
+        old_encoding: Any = None,
+        *,
+        wait: tuple[int, float] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        if not isinstance(keyspace, str):
+            raise TypeError(f"keyspace={keyspace!r}: write a str, the name of the hash")
+        self._replicas = None if wait is None else _checked_wait(wait)
+        self._primary = Primary(connection, keyspace)
+        self._owned: Any = None
+        self._look_at = -math.inf
+        try:
+            super().__init__(keyspace, connection, autosync, encoding, old_encoding, **options)
+        except BaseException:
+            self._primary.close()
+            raise
+
+    @classmethod
+    def from_url(cls, url: str, keyspace: str, **options: Any) -> Self:
+        """Open ``redis://host:port/db``, ``rediss://`` or ``unix://`` with a client of its own.
+
+        :param url: as `redis.Redis.from_url` takes it
+        :param keyspace: the name of the hash
+        :param options: the other parameters of the class
+
+        """
+        client = redis.Redis.from_url(url)
+        try:
+            opened = cls(keyspace, client, **options)
+        except BaseException:
+            client.close()
+            raise
+        opened._owned = client
+        return opened
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def last_updated(self) -> Stamp:
+        """Return the number and nonce of the last commit.
+
+        One GET. Once a second a script in its place, with ROLE, which also tells the server's role
+        and the number of entries.
+
+        """
+        synced = self.last_synced
+        if synced is not None and synced[0] and reading.monotonic() < self._look_at:
+            told = self._explained(self._primary.mirror)
+            if told is not None:
+                return _stamp(told)
+        return self._look()
+
+    def _look(self) -> Stamp:
+        """Read the stamp from the stream itself, and what else has to be looked at."""
+        with self._copy_lock:
+            generation, synced, held = self._generation, self.last_synced, self._number_held()
+        now = reading.monotonic()
+        last, size, _ = self._explained(self._primary.look, LOAD, b"-1")
+        self._look_at = now + LOOK_INTERVAL
+        if last is None:
+            if not size:
+                return NEVER_WRITTEN
+            # Not in the script: on a cluster it may be in another slot, and 0.9 knew no cluster.
+            counter = self._explained(self._primary.counter)
+            return (0, size, counter)
+        stamp = _stamp(last)
+        if stamp == synced and size != held and generation == self._generation:
+            # Entries came or went without a commit: the server evicted the hash, say (rule 2.2).
+            return (*stamp, size)
+        return stamp
+
+    def _number_held(self) -> int:
+        """Return how many entries the store has as far as this copy knows. The lock is held."""
+        number = dict.__len__(self) + len(self._undecodable)
+        for key, value in self._covered.items():
+            number += (value is not MISSING) - dict.__contains__(self, key)
+        return number
+
+    def sync(
+        self, *, force: bool = False, signal: object = None, sender: object = None, **named: object
+    ) -> bool:
+        """Compare stamps and, when they differ, bring the local copy up to date.
+
+        As `DurableDict.sync`; each also sees that the server is still the primary, in the same
+        round trip.
+
+        """
+        self._look_at = -math.inf
+        return super().sync(force=force, signal=signal, sender=sender, **named)
+
+    def durables(self) -> dict[K, V | Undecodable]:
+        """Return all entries, decoded, as of one moment; a large hash is fetched in chunks."""
+        self._examine()
+        loaded: dict[K, V | Undecodable] = self._explained(load, self._primary, self._decoded, _key)
+        return loaded
+
+    def _examine(self) -> None:
+        """Warn, once for each server, of a setting that takes entries away."""
+        server = self._primary.server
+        if server.is_examined:
+            return
+        server.is_examined = True
+        policy, limit = self._primary.eviction()
+        if policy.startswith("allkeys") and limit:
+            logger.warning(
+                "this Redis server evicts keys when it holds %d bytes (maxmemory-policy %s), also "
+                "those of durable dicts: set maxmemory-policy to noeviction or volatile-lru",
+                limit,
+                policy,
+            )
+
+    def changes(self, since: Stamp) -> Changes[K, V] | None:
+        """Return what the commits after `since` changed: one round trip, whatever the hash's size.
+
+        None when the very commit that gave `since` is not in the stream, or one after it is not;
+        when one does not list its keys; when more than half of all keys changed; and when the hash
+        has another number of entries than it should.
+
+        """
+        if not since[0]:
+            return None
+        with self._copy_lock:
+            generation, expected = self._generation, self._number_held()
+        news = self._explained(delta, self._primary, b"%d-%d" % since[:2], CHEAPER_THAN_RELOAD)
+        if news is None:
+            return None
+        reached, size, pairs, absent = news
+        written = self._decoded(pairs)
+        removed = [_key(field) for field in absent]
+        with self._copy_lock:
+            expected += sum(not self._holds(key) for key in written)
+            expected -= sum(self._holds(key) for key in removed)
+            if size != expected and generation == self._generation:
+                return None
+        return Changes(_stamp(reached), written, removed)
+
+    def _holds(self, key: K) -> bool:
+        return self._store_side(key) is not MISSING or key in self._undecodable
+
+    def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
+        payload = self._explained(self._primary.payload, _field(key))
+        if payload is None:
+            return MISSING, MISSING
+        return self._decode(payload, key), payload
+
+    def _decoded(self, pairs: list[tuple[bytes, bytes]]) -> dict[Any, Any]:
+        return self._decode_all([(_key(field), payload) for field, payload in pairs])
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def persist(self, key: K, value: V) -> Commit[K, V] | None:
+        """Store one entry: one script call."""
+        payload, stored = self._prepare(key, value)
+        synced = self.last_synced
+        return self._run_write(
+            SET,
+            (_field(key), self._sendable(key, payload)),
+            {key: stored},
+            follows=NEVER_WRITTEN if synced is None else synced[:2],
+        )
+
+    def depersist(self, key: K) -> Commit[K, V] | None:
+        """Remove one entry: one script call."""
+        return self._run_write(WRITE, (b"0", _field(key)), {}, [key])
+
+    def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
+        """Store several entries: one script call and one commit for each 200,000."""
+        payloads, written = self._prepare_all(entries)
+        commits = []
+        for keys in _slices(list(payloads)):
+            arguments = self._flat({key: payloads[key] for key in keys})
+            some = written if len(keys) == len(written) else {key: written[key] for key in keys}
+            commits.append(self._run_write(WRITE, (b"%d" % len(keys), *arguments), some))
+        return chained(commits)
+
+    def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
+        """Remove several entries: one script call and one commit for each 200,000."""
+        return chained(
+            [
+                self._run_write(WRITE, (b"0", *map(_field, some)), {}, some)
+                for some in _slices(list(dict.fromkeys(keys)))
+            ]
+        )
+
+    def _replace_all(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
+        if len(entries) > COMMIT_KEYS:
+            return super()._replace_all(entries)
+        payloads, written = self._prepare_all(entries)
+        return self._run_write(REPLACE, self._flat(payloads), written)
+
+    def _compare_and_set(self, key: K, value: V | Missing, proof: Any) -> Commit[K, V] | None:
+        old = (b"0", b"") if proof is MISSING else (b"1", proof)
+        new: tuple[bytes, ...] = (b"0",)
+        written: dict[K, Any] = {}
+        if not isinstance(value, Missing):
+            payload, stored = self._prepare(key, value)
+            new, written = (b"1", self._sendable(key, payload)), {key: stored}
+        arguments = (_field(key), *old, *new)
+        return self._run_write(COMPARE_AND_SET, arguments, written, [] if written else [key])
+
+    def _run_write(
+        self,
+        script: Script,
+        arguments: tuple[bytes, ...],
+        written: dict[K, Any],
+        removed: Iterable[K] = (),
+        follows: Stamp | None = None,
+    ) -> Commit[K, V] | None:
+        """Run a script that makes one commit.
+
+        :param written: the values as stored, of the keys that it may write
+        :param removed: the keys that it may remove, where they are known
+        :param follows: for SET: the commit after which it is likely to be
+        :return: None where the script declined
+
+        """
+        nonce = int.from_bytes(os.urandom(8), "big") >> 1
+        after: Stamp | None = None
+        if follows is not None:
+            after = (follows[0] + 1, nonce)
+            arguments = (*arguments, b"%d-%d" % follows, b"%d-%d" % after)
+        number = b"%d" % nonce
+        try:
+            reply = self._primary.write(script, (number, *arguments), self._replicas)
+        except ResponseError as error:
+            self._explain(error)
+            raise
+        except (ConnectionError, TimeoutError) as error:
+            if self._was_refused(error) or not self._was_done(number):
+                raise
+            # Done, and what was before it is not known: the sync that follows tells (rule 0.4).
+            return Commit(None, None, written, list(removed))
+        if self._replicas is not None:
+            reply, acknowledged = reply
+            self._require_acknowledged(reply, acknowledged)
+        if reply is None:
+            return None
+        if reply == 1:
+            return Commit(follows, after, written)
+        before, after = reply[0] and _stamp(reply[0]), reply[1] and _stamp(reply[1])
+        if reply[2] == b"*":
+            return self._cleared(before, after)
+        if before == after:
+            written = {}
+        elif len(reply) > 3:
+            written = {key: written[key] for key in map(_key, reply[3])}
+        return Commit(before, after, written, [_key(field) for field in reply[2]])
+
+    def _require_acknowledged(self, reply: Any, acknowledged: Any) -> None:
+        """See that enough replicas have a commit, if one was made.
+
+        :raises redis.exceptions.TimeoutError: it may be lost with the primary
+
+        """
+        replicas, milliseconds = self._replicas or (0, 0)
+        made = reply == 1 or (reply is not None and reply[0] != reply[1])
+        if made and acknowledged < replicas:
+            raise TimeoutError(
+                f"{acknowledged} of {replicas} replicas acknowledged a write within "
+                f"{milliseconds} ms; it is done on the primary, and may be lost with it"
+            )
+
+    def _cleared(self, before: Stamp | None, after: Stamp | None) -> Commit[K, V]:
+        """Return the commit of a `clear`, of which the server does not tell the keys again."""
+        with self._copy_lock:
+            if self.last_synced is None or self.last_synced != before:
+                return Commit(None, after)
+            # Whenever the copy has this stamp again, these are its keys.
+            stored = [key for key in dict.keys(self) if self._store_side(key) is not MISSING]
+            hidden = [key for key, value in self._covered.items() if value is not MISSING]
+            return Commit(before, after, {}, list({*stored, *hidden, *self._undecodable}))
+
+    def _was_done(self, nonce: bytes) -> bool:
+        """Whether a commit is in the stream. That it is not proves nothing: it may still come."""
+        try:
+            return self._primary.run(FIND, nonce) is not None
+        except (*self.unavailable, ResponseError):
+            return False
+
+    def _was_refused(self, error: Exception) -> bool:
+        """Whether nothing may still arrive: the server said no, or was not reached."""
+        # An error midway through a script comes after its commit was recorded, if at all: so the
+        # next check sees it.
+        refusals = (ResponseError, BusyLoadingError, RedisClusterException, TypeError, ValueError)
+        return nothing_was_sent(error) or isinstance(error, refusals) or super()._was_refused(error)
+
+    def _flat(self, payloads: Mapping[K, Any]) -> tuple[bytes, ...]:
+        flat: list[bytes] = []
+        for key, payload in payloads.items():
+            flat += _field(key), self._sendable(key, payload)
+        if sum(map(len, flat)) > SURELY_TAKEN:
+            self._primary.require_taken(flat)
+        return tuple(flat)
+
+    def _sendable(self, key: K, payload: Any) -> bytes:
+        """Return a payload as bytes.
+
+        :raises EncodingError: it is neither text nor bytes
+        :raises ValueError: it is larger than the server takes
+
+        """
+        if isinstance(payload, str):
+            try:
+                payload = payload.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
+        if not isinstance(payload, (bytes, bytearray, memoryview)):
+            raise EncodingError(
+                f"the payload of key {key!r} is of type {type(payload).__name__}: Redis holds str "
+                "or bytes, so the encoding has to give one of them"
+            )
+        sendable = bytes(payload)
+        if len(sendable) > SURELY_TAKEN:
+            self._primary.require_taken([sendable])
+        return sendable
+
+    def _explained(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except ResponseError as error:
+            self._explain(error)
+            raise
+
+    def _explain(self, error: ResponseError) -> None:
+        """Raise what an error reply means for a dict, where that is more than it says.
+
+        :raises TypeError: one of the three keys holds something else
+        :raises DurableDictError: a newer library wrote to the keyspace
+
+        """
+        text = str(error)
+        if "WRONGTYPE" in text:
+            raise TypeError(
+                f"keyspace {self.keyspace!r} is used for something else: "
+                f"{self._primary.held_types()}"
+            ) from error
+        if "DURABLEDICTFORMAT" in text:
+            raise DurableDictError(
+                f"keyspace {self.keyspace!r} has format {text.split()[1]}, and this library knows "
+                f"formats up to {FORMAT}: a newer durabledict writes to it"
+            ) from error
+
+    # -- waiting, closing, forking ------------------------------------------------------------
+
+    def wait(self, since: Any, timeout: float) -> bool:
+        """Return True when the stamp is no longer `since`, False after `timeout` seconds.
+
+        The server tells: an XREAD that blocks, on a connection of its own.
+
+        """
+        last = b"0-0" if since is None or not since[0] else b"%d-%d" % since[:2]
+        woken: bool = self._explained(
+            self._primary.wait_for_commit, last, timeout, self._interrupted.is_set
+        )
+        if not woken:
+            # What no entry tells of, the look does: that this is no primary any more, say.
+            self._look_at = -math.inf
+        return woken
+
+    def close(self) -> None:
+        """End the watch; close the connections if no other dict uses them."""
+        super().close()
+        self._primary.close()
+        if self._owned is not None:
+            self._owned.close()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._primary.after_fork()
+
+
+def _stamp(identifier: bytes) -> Stamp:
+    number, _, nonce = identifier.partition(b"-")
+    try:
+        return int(number), int(nonce)
+    except ValueError:
+        # Somebody wrote something else into the mirror: it differs from every stamp.
+        return -1, hash(identifier)
+
+
+def _field(key: Any) -> bytes:
+    return encode_key(key).encode("utf-8")
+
+
+def _key(field: bytes) -> Any:
+    """Return the key of a field; what is no UTF-8 is shown as Python shows it."""
+    return decode_key(field.decode("utf-8", "surrogateescape"))
+
+
+def _slices(keys: list[Any]) -> list[list[Any]]:
+    return [keys[first : first + COMMIT_KEYS] for first in range(0, len(keys), COMMIT_KEYS)]
+
+
+def _checked_wait(wait: tuple[int, float]) -> tuple[int, int]:
+    """Return the number of replicas and the milliseconds.
+
+    :raises TypeError: no pair of numbers
+    :raises ValueError: nothing to wait for, or no end
+
+    """
+    try:
+        replicas, milliseconds = (int(number) for number in wait)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"wait={wait!r}: write (replicas, milliseconds), (1, 100) say") from error
+    if replicas < 1 or milliseconds < 1:
+        raise ValueError(f"wait={wait!r}: at least one replica and one millisecond")
+    return replicas, milliseconds

@@ -1,0 +1,403 @@
+"""One keyspace on its primary: requests that find it, and are repeated where that is safe.
+
+What a server refused before it ran anything (a script it has not met, a slot that has moved, a
+server that is still loading) is sent again. What was sent and not answered is sent again only if
+it reads (rules 2.5 and 2.7).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from . import reading
+from .redisconnection import nothing_was_sent
+from .redisscripts import Caller, Script, pack
+from .redisservers import Server, servers_of
+
+__all__ = ["Primary", "key_names"]
+
+#: Seconds to pause before a request is repeated that the server could not take yet.
+PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+#: Seconds between two looks of a wait at whether it was interrupted.
+SLICE = 0.05
+
+#: Seconds that the reply to an XREAD may come late.
+LATE = 1.0
+
+ROLE = pack((b"ROLE",))
+ASKING = pack((b"ASKING",))
+
+# A server before version 7 wraps the error of a command in a script.
+_WRAPPED = re.compile(r"Error running script.*?\b(READONLY|OOM|WRONGTYPE|NOPERM) (.*)", re.DOTALL)
+_CLASSES = {"READONLY": ReadOnlyError, "OOM": OutOfMemoryError, "NOPERM": NoPermissionError}
+
+
+def key_names(keyspace: str) -> tuple[str, str, str]:
+    """Return the names of hash, stream and mirror, which in a cluster are in one slot (rule 2.9).
+
+    >>> key_names("flags"), key_names("{app}flags")
+    (('flags', '{flags}:changes', '{flags}:last_updated'),
+    ('{app}flags', '{app}flags::changes', '{app}flags::last_updated'))
+
+    """
+    # Two colons: the keyspaces "a" and "{a}" are not to share their stream.
+    stem = f"{keyspace}:" if _has_tag(keyspace) else f"{{{keyspace}}}"
+    return keyspace, f"{stem}:changes", f"{stem}:last_updated"
+
+
+def _has_tag(keyspace: str) -> bool:
+    """Whether a part of the keyspace decides on its slot."""
+    return re.match(r"[^{]*\{[^}]+\}", keyspace) is not None
+
+
+class Primary:
+    """What a `RedisDict` asks.
+
+    :param client: the caller's
+    :param keyspace: the name of the hash
+    :raises TypeError: a client that is not redis-py's, or is asyncio's
+    :raises ValueError: a keyspace whose three keys cannot be in one slot, on a cluster
+
+    """
+
+    def __init__(self, client: Any, keyspace: str) -> None:
+        self._client = client
+        self._servers = servers_of(client)
+        self.names = key_names(keyspace)
+        if (
+            self._servers.is_cluster
+            and not _has_tag(keyspace)
+            and ("}" in keyspace or not keyspace)
+        ):
+            raise ValueError(
+                f"keyspace={keyspace!r}: on a cluster its keys would not be in one slot; write a "
+                "part of it in braces, as in '{app}settings', or leave the brace out"
+            )
+        hash_, stream, mirror = (name.encode("utf-8", "surrogateescape") for name in self.names)
+        self.keys = (hash_, stream, mirror)
+        self._get_mirror = pack((b"GET", mirror))
+        self._server: Server | None = None
+        self._era = -1
+        self._asks_role = True
+        self._callers: dict[Script, Caller] = {}
+        self._servers.enter(self)
+        self._leave = weakref.finalize(self, self._servers.leave, id(self))
+
+    @property
+    def server(self) -> Server:
+        """The server that holds the keyspace, as far as is known."""
+        servers = self._servers
+        if servers.process != os.getpid():
+            self.after_fork()
+            servers = self._servers
+        if self._server is None or self._era != servers.era:
+            self._era = servers.era
+            self._server = servers.server_for(self.names[0])
+        return self._server
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def mirror(self) -> bytes | None:
+        """Return what the mirror holds. One GET, on the connection held for checks (rule 2.5)."""
+        reply = self._check(self._get_mirror)[0]
+        if isinstance(reply, Exception):
+            # Whatever it is, the client knows what to do about it: a slot that moved, a password.
+            reply = self._client.get(self.names[2])
+        return reply.encode() if isinstance(reply, str) else reply
+
+    def look(self, script: Script, *arguments: bytes) -> Any:
+        """Run a script that reads, on the connection for checks, and see that it is the primary's.
+
+        One round trip; where Sentinel is, two a second.
+
+        :raises redis.exceptions.ReadOnlyError: the server is a replica
+
+        """
+        caller = self._caller(script)
+        for _ in range(2):
+            request = caller.call(arguments)
+            told, role = (
+                self._check(request, ROLE) if self._asks_role else (*self._check(request), None)
+            )
+            if isinstance(told, NoScriptError):
+                told = self._check(caller.call_in_full(arguments))[0]
+            if isinstance(role, ResponseError):
+                self._asks_role = False  # the user may not
+                role = None
+            if isinstance(told, Exception) or not self._is_primary(role):
+                self._find_again()
+                if isinstance(told, (ResponseError, BusyLoadingError)):
+                    return self.run(script, *arguments)
+                continue
+            return told
+        raise ReadOnlyError(
+            "the server that the client is connected to is a replica, whose data may be old"
+        )
+
+    def _is_primary(self, role: Any) -> bool:
+        return (role is None or role[0] == b"master") and self.server.is_current()
+
+    def _check(self, *requests: bytes) -> list[Any]:
+        try:
+            return self.server.check(*requests)
+        except (ConnectionError, TimeoutError):
+            # The slot's new primary, or the one that Sentinel names meanwhile.
+            if not self._find_again():
+                raise
+        return self.server.check(*requests)
+
+    def _find_again(self) -> bool:
+        """Forget who the primary is; tell whether another one may be found."""
+        server = self.server
+        server.drop()
+        self._servers.refresh()
+        return self._servers.is_cluster
+
+    # -- everything else ----------------------------------------------------------------------
+
+    def run(
+        self,
+        script: Script,
+        *arguments: bytes,
+        writes: bool = False,
+        wait: bytes | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run a script and return its reply. One round trip.
+
+        :param writes: it is not sent again after it may have run
+        :param wait: a packed WAIT, to be sent with it; then the reply is a pair
+        :param timeout: seconds to wait for a reply, where it is not the client's own
+
+        """
+        caller = self._callers.get(script) or self._caller(script)
+        try:
+            replies = self.ask(caller.call(arguments), wait, writes=writes, timeout=timeout)
+        except NoScriptError:
+            request = caller.call_in_full(arguments)
+            replies = self.ask(request, wait, writes=writes, timeout=timeout)
+        return replies[0] if wait is None else replies
+
+    def _caller(self, script: Script) -> Caller:
+        return self._callers.setdefault(script, Caller(script, self.keys))
+
+    def ask(
+        self, *requests: bytes | None, writes: bool = False, timeout: float | None = None
+    ) -> list[Any]:
+        """Send packed requests together and return their replies. One round trip.
+
+        :raises redis.exceptions.ResponseError: the first one's reply was an error
+
+        """
+        sent: tuple[Any, ...] = requests
+        if None in requests:
+            sent = tuple(request for request in requests if request is not None)
+        try:
+            server = self.server
+            replies = server.ask(sent, server.timeout if timeout is None else timeout)
+        except (ConnectionError, TimeoutError) as error:
+            replies = [error]
+        if not isinstance(replies[0], Exception):
+            return replies
+        return self._ask_again(sent, replies, writes, timeout)
+
+    def _ask_again(
+        self, sent: tuple[bytes, ...], replies: list[Any], writes: bool, timeout: float | None
+    ) -> list[Any]:
+        """Repeat what was refused, or lost and may be repeated, as long as that may help."""
+        pauses = iter(PAUSES)
+        is_last = False
+        while True:
+            refusal = _classified(replies[0])
+            if refusal is None:
+                return replies
+            asked_at: Server | None = None
+            prefix: tuple[bytes, ...] = ()
+            if isinstance(refusal, MovedError):
+                self._servers.refresh()
+            elif isinstance(refusal, AskError):
+                asked_at, prefix = self._servers.server_at(refusal.host, refusal.port), (ASKING,)
+            elif isinstance(refusal, ReadOnlyError) and not is_last:
+                # Demoted since: where the name, or Sentinel, points now is another one.
+                self._find_again()
+                is_last = True
+            elif isinstance(refusal, (BusyLoadingError, ClusterDownError, TryAgainError)):
+                pause = next(pauses, None)
+                if pause is None:
+                    raise refusal
+                time.sleep(pause)
+            elif self._may_repeat(refusal, writes) and not is_last:
+                if not self._find_again() and nothing_was_sent(refusal):
+                    raise refusal
+                is_last = True
+            else:
+                raise refusal
+            try:
+                server = asked_at or self.server
+                replies = server.ask(
+                    (*prefix, *sent), server.timeout if timeout is None else timeout
+                )[len(prefix) :]
+            except (ConnectionError, TimeoutError) as error:
+                replies = [error]
+
+    @staticmethod
+    def _may_repeat(error: Exception, writes: bool) -> bool:
+        """Whether an error is a lost connection, and it does no harm if the request had arrived."""
+        lost = isinstance(error, ConnectionError)
+        return lost and (not writes or nothing_was_sent(error))
+
+    def write(
+        self, script: Script, arguments: tuple[bytes, ...], replicas: tuple[int, int] | None
+    ) -> Any:
+        """Run a script that writes, never twice, and return its reply. One round trip.
+
+        :param replicas: how many have to acknowledge it, and in how many milliseconds; then the
+            reply is a pair with the number of those that did
+
+        """
+        if replicas is None:
+            caller = self._callers.get(script) or self._caller(script)
+            try:
+                return self.ask(caller.call(arguments), writes=True)[0]
+            except NoScriptError:
+                return self.ask(caller.call_in_full(arguments), writes=True)[0]
+        number, milliseconds = replicas
+        timeout = self.server.timeout
+        if timeout is not None:
+            timeout += milliseconds / 1000
+        wait = pack((b"WAIT", b"%d" % number, b"%d" % milliseconds))
+        return self.run(script, *arguments, writes=True, wait=wait, timeout=timeout)
+
+    def wait_for_commit(
+        self, since: bytes, timeout: float, is_interrupted: Callable[[], bool]
+    ) -> bool:
+        """Wait until there is a later commit than `since`, or what is to be looked at (rule 2.8).
+
+        From that very id on, never from "$": what was written since the last sync is heard.
+
+        :return: False when there is none after `timeout` seconds, or the wait was interrupted
+
+        """
+        server = self.server
+        connection, era = server.take(server.timeout)
+        milliseconds = b"%d" % max(1, timeout * 1000)
+        try:
+            connection.begin(
+                pack((b"XREAD", b"BLOCK", milliseconds, b"STREAMS", self.keys[1], since))
+            )
+            ends = reading.monotonic() + timeout + LATE
+            while not connection.can_read(SLICE):
+                if is_interrupted():
+                    return False
+                if reading.monotonic() > ends:
+                    raise TimeoutError("no reply to XREAD in time")
+            (reply,) = connection.end()
+        finally:
+            server.give(connection, era, server.timeout)
+        refusal = _classified(reply)
+        if isinstance(refusal, (MovedError, AskError)):
+            self._servers.refresh()
+            return True
+        if refusal is not None:
+            raise refusal
+        return reply is not None
+
+    # -- single questions ---------------------------------------------------------------------
+
+    def payload(self, field: bytes) -> bytes | None:
+        """Return one payload. One HGET."""
+        payload: bytes | None = self.ask(pack((b"HGET", self.keys[0], field)))[0]
+        return payload
+
+    def counter(self) -> int:
+        """Return the counter that 0.9 raised with each write, where it can be in the same slot."""
+        if self._servers.is_cluster and not _has_tag(self.names[0]):
+            return 0
+        told = self.ask(pack((b"GET", self.keys[0] + b"last_updated")))[0]
+        return int(told) if told is not None and told.isdigit() else 0
+
+    def held_types(self) -> str:
+        """Say what the three keys hold."""
+        replies = self.ask(*(pack((b"TYPE", key)) for key in self.keys))
+        held = [
+            f"{name!r} holds a {reply.decode()}, not a {wanted}"
+            for name, reply, wanted in zip(
+                self.names, replies, ("hash", "stream", "string"), strict=True
+            )
+            if reply not in (b"none", wanted.encode())
+        ]
+        return ", ".join(held) or "it was so when it was asked"
+
+    def eviction(self) -> tuple[str, int]:
+        """Return the server's eviction policy, and the bytes from which on it evicts; 0: none."""
+        try:
+            (told,) = self.ask(pack((b"INFO", b"memory")))
+        except ResponseError:
+            return "", 0  # the user may not ask
+        lines = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+        return lines.get("maxmemory_policy", ""), int(lines.get("maxmemory", 0))
+
+    def require_taken(self, arguments: list[bytes]) -> None:
+        """See that the server takes arguments of these sizes: one beyond them ends the connection.
+
+        :raises ValueError: it does not; it names both sizes
+
+        """
+        limits = [
+            (max(map(len, arguments)), "proto-max-bulk-len", 512 * 2**20),
+            (sum(map(len, arguments)), "client-query-buffer-limit", 2**30),
+        ]
+        for size, name, limit in limits:
+            try:
+                told = self.ask(pack((b"CONFIG", b"GET", name.encode())))[0]
+            except ResponseError:
+                told = []  # the user may not ask: the default
+            if told:
+                limit = int(told[1])
+            if size > limit:
+                raise ValueError(
+                    f"{size} bytes are more than the {limit} that the server takes ({name})"
+                )
+
+    def close(self) -> None:
+        """Leave the connections, which are closed with the last dict that uses them."""
+        self._leave()
+
+    def after_fork(self) -> None:
+        """Leave the parent its connections."""
+        self._leave.detach()
+        self._servers = servers_of(self._client)
+        self._server = None
+        self._servers.enter(self)
+        self._leave = weakref.finalize(self, self._servers.leave, id(self))
+
+
+def _classified(reply: Any) -> Exception | None:
+    """Return the error that a reply is, if it is one."""
+    if not isinstance(reply, Exception):
+        return None
+    wrapped = _WRAPPED.search(str(reply))
+    if wrapped is None:
+        return reply
+    return _CLASSES.get(wrapped[1], ResponseError)(f"{wrapped[1]} {wrapped[2]}")

@@ -1,0 +1,242 @@
+"""Which server holds a keyspace, and our connections to it: one server, Sentinel, or Cluster.
+
+Everything goes to the primary (rule 2.6). The connections are shared by all dicts of a process
+that were given the same client.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import defaultdict
+from typing import Any
+
+from redis.cluster import RedisCluster
+from redis.exceptions import ConnectionError
+from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
+
+from . import reading
+from .redisconnection import OwnConnection, nothing_was_sent
+from .redisscripts import pack
+
+__all__ = ["Server", "Servers", "servers_of"]
+
+#: Seconds that a check waits for its reply. A read waits for it.
+CHECK_TIMEOUT = 1.0
+
+#: Seconds after which Sentinel is asked again who the primary is.
+SENTINEL_INTERVAL = 1.0
+
+#: Idle connections that are kept for each timeout.
+KEPT = 8
+
+
+class Server:
+    """One server and our connections to it.
+
+    :param pool: of the client, or of the client's node
+    :param greeting: packed commands to send after each connecting
+
+    """
+
+    def __init__(self, pool: Any, greeting: tuple[bytes, ...] = ()) -> None:
+        self.pool = pool
+        self._greeting = greeting
+        #: The client's own timeout: for everything but checks.
+        self.timeout: float | None = pool.connection_kwargs.get("socket_timeout")
+        limits = [CHECK_TIMEOUT] if self.timeout is None else [CHECK_TIMEOUT, self.timeout]
+        self._checks = OwnConnection(pool, min(limits), greeting)
+        self._check_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._idle: dict[float | None, list[OwnConnection]] = defaultdict(list)
+        # Raised by `drop`: a connection that was in use then is not taken back.
+        self._era = 0
+        self._confirmed_until = 0.0
+        #: Whether somebody has looked for settings that lose entries.
+        self.is_examined = False
+
+    def check(self, *requests: bytes) -> list[Any]:
+        """Ask on the connection that is held for checks, one caller at a time. One round trip."""
+        with self._check_lock:
+            try:
+                return self._checks.ask(*requests)
+            except ConnectionError as error:
+                if nothing_was_sent(error):
+                    raise
+            # The server had closed it: a restart, or its own timeout. To ask twice does no harm.
+            return self._checks.ask(*requests)
+
+    def take(self, timeout: float | None) -> tuple[OwnConnection, int]:
+        """Return a connection that is the caller's alone until it is given back, and its era."""
+        era, idle = self._era, self._idle[timeout]
+        # Without a lock: to pop from a list, or to append to one, is one step.
+        while idle:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                break
+            if connection.is_usable():
+                return connection, era
+            connection.close()
+        return OwnConnection(self.pool, timeout, self._greeting), era
+
+    def give(self, connection: OwnConnection, era: int, timeout: float | None) -> None:
+        """Take a connection back; one that is in the middle of a request is closed."""
+        idle = self._idle[timeout]
+        if connection.is_free and len(idle) < KEPT and era == self._era:
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def ask(self, requests: tuple[bytes, ...], timeout: float | None) -> list[Any]:
+        """Ask on a connection of the caller's own. One round trip."""
+        connection, era = self.take(timeout)
+        try:
+            return connection.ask(*requests)
+        finally:
+            self.give(connection, era, timeout)
+
+    def is_current(self) -> bool:
+        """Whether Sentinel still names the server that the checks go to. It is asked once a second.
+
+        Where no Sentinel answers, the server's own word has to do: to refuse reads because the
+        Sentinels are down would make them the weakest part.
+
+        """
+        pool = self.pool
+        if not isinstance(pool, SentinelConnectionPool) or not pool.is_master:
+            return True
+        now = reading.monotonic()
+        if now < self._confirmed_until:
+            return True
+        try:
+            address = pool.get_master_address()  # type: ignore[no-untyped-call]  # redis-py's
+        except MasterNotFoundError:
+            return True
+        if tuple(address) != self._checks.address:
+            return False
+        self._confirmed_until = now + SENTINEL_INTERVAL
+        return True
+
+    def drop(self) -> None:
+        """Close all connections, those in use when they are given back."""
+        with self._lock:
+            self._era += 1
+            self._confirmed_until = 0.0
+            idle, self._idle = self._idle, defaultdict(list)
+        for connections in idle.values():
+            while connections:
+                connections.pop().close()
+        with self._check_lock:
+            self._checks.close()
+
+
+class Servers:
+    """The servers behind one client, for this process.
+
+    :param client: a `redis.Redis` (of Sentinel's, too) or a `redis.cluster.RedisCluster`
+    :raises TypeError: something else
+
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.process = os.getpid()
+        self.is_cluster = isinstance(client, RedisCluster)
+        if not self.is_cluster and not hasattr(client, "connection_pool"):
+            raise TypeError(
+                f"connection={client!r}: pass a redis.Redis or a redis.cluster.RedisCluster; an "
+                "asyncio client does not fit: see the docs on asyncio"
+            )
+        # Weakly, or the register below would keep the client alive.
+        self._client = weakref.ref(client)
+        self._lock = threading.RLock()
+        self._servers: dict[str, Server] = {}
+        self._users: set[int] = set()
+        #: Raised when the slots may have moved.
+        self.era = 0
+
+    def server_for(self, key: str) -> Server:
+        """Return the server that holds a key: the primary of its slot."""
+        if not self.is_cluster:
+            return self._server("", None)
+        node = self._cluster().get_node_from_key(key)
+        return self._server(node.name, node)
+
+    def server_at(self, host: str, port: int) -> Server:
+        """Return the server at an address that another one named (ASK)."""
+        node = self._cluster().get_node(host=host, port=port)
+        if node is None:
+            self.refresh()
+            node = self._cluster().get_node(host=host, port=port)
+        if node is None:
+            raise ConnectionError(f"the cluster does not know {host}:{port}, where it sent us")
+        return self._server(node.name, node)
+
+    def refresh(self) -> None:
+        """Have the client ask the cluster who holds which slot, as its own commands do."""
+        if self.is_cluster:
+            self._cluster().nodes_manager.initialize()
+        self.era += 1
+
+    def _cluster(self) -> Any:
+        return self._client()
+
+    def _server(self, name: str, node: Any) -> Server:
+        with self._lock:
+            server = self._servers.get(name)
+            client: Any = self._client()
+            if node is not None:
+                client = node.redis_connection or client.get_redis_connection(node)
+            # The cluster's client makes a node's pool anew after a change.
+            if server is None or server.pool is not client.connection_pool:
+                # A client that reads from replicas says READONLY on each connection: then a
+                # primary that has become a replica would go on answering.
+                greeting = () if node is None else (pack((b"READWRITE",)),)
+                server = self._servers[name] = Server(client.connection_pool, greeting)
+            return server
+
+    def enter(self, user: object) -> None:
+        """Note that somebody uses the connections."""
+        with self._lock:
+            self._users.add(id(user))
+
+    def leave(self, identity: int) -> None:
+        """Close the connections when nobody uses them any more."""
+        with self._lock:
+            self._users.discard(identity)
+            unused = [] if self._users else list(self._servers.values())
+        if self.process == os.getpid():
+            for server in unused:
+                server.drop()
+
+
+_registered: weakref.WeakKeyDictionary[Any, Servers] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+# What a forked child has inherited: kept, and never closed, since the sockets are the parent's.
+_inherited: list[Servers] = []
+
+
+def servers_of(client: Any) -> Servers:
+    """Return what all dicts with this client share.
+
+    :raises TypeError: it is no client of redis-py's
+
+    """
+    with _lock:
+        servers = _registered.get(client)
+        if servers is not None and servers.process != os.getpid():
+            _inherited.append(servers)
+            servers = None
+        if servers is None:
+            servers = _registered[client] = Servers(client)
+        return servers
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
