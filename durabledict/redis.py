@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -102,7 +103,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
 
     """
 
-    __slots__ = ("_look_at", "_owned", "_primary", "_replicas")
+    __slots__ = ("_heard", "_look_at", "_owned", "_primary", "_replicas", "_woken")
 
     unavailable = (
         ConnectionError,
@@ -130,6 +131,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
         self._primary = Primary(connection, keyspace)
         self._owned: Any = None
         self._look_at = -math.inf
+        self._woken = False
+        self._heard: tuple[int, Stamp, int, int, Any] | None = None
         try:
             super().__init__(keyspace, connection, autosync, encoding, old_encoding, **options)
         except BaseException:
@@ -164,6 +167,12 @@ class RedisDict(ConnectionDurableDict[K, V]):
 
         """
         synced = self.last_synced
+        self._heard = None
+        if self._woken:
+            self._woken = False
+            stamp = self._hear()
+            if stamp is not None:
+                return stamp
         if synced is not None and synced[0] and reading.monotonic() < self._look_at:
             told = self._explained(self._primary.mirror)
             if told is not None:
@@ -188,6 +197,23 @@ class RedisDict(ConnectionDurableDict[K, V]):
             # Entries came or went without a commit: the server evicted the hash, say (rule 2.2).
             return (*stamp, size)
         return stamp
+
+    def _hear(self) -> Stamp | None:
+        """Fetch what changed together with the stamp, since `wait` said that something did.
+
+        Kept for the `changes` that follows in this thread, and for no other: an answer counts only
+        for who asked before it (rule 0.6).
+
+        """
+        with self._copy_lock:
+            synced, generation, held = self.last_synced, self._generation, self._number_held()
+        if synced is None or not synced[0]:
+            return None
+        news = self._explained(delta, self._primary, b"%d-%d" % synced[:2], CHEAPER_THAN_RELOAD)
+        if news is None:
+            return None
+        self._heard = threading.get_ident(), synced, generation, held, news
+        return _stamp(news[0])
 
     def _number_held(self) -> int:
         """Return how many entries the store has as far as this copy knows. The lock is held."""
@@ -239,9 +265,13 @@ class RedisDict(ConnectionDurableDict[K, V]):
         """
         if not since[0]:
             return None
-        with self._copy_lock:
-            generation, expected = self._generation, self._number_held()
-        news = self._explained(delta, self._primary, b"%d-%d" % since[:2], CHEAPER_THAN_RELOAD)
+        heard, self._heard = self._heard, None
+        if heard is not None and heard[:2] == (threading.get_ident(), since):
+            _, _, generation, expected, news = heard
+        else:
+            with self._copy_lock:
+                generation, expected = self._generation, self._number_held()
+            news = self._explained(delta, self._primary, b"%d-%d" % since[:2], CHEAPER_THAN_RELOAD)
         if news is None:
             return None
         reached, size, pairs, absent = news
@@ -374,10 +404,10 @@ class RedisDict(ConnectionDurableDict[K, V]):
         """
         replicas, milliseconds = self._replicas or (0, 0)
         made = reply == 1 or (reply is not None and reply[0] != reply[1])
-        if made and acknowledged < replicas:
+        if made and not (isinstance(acknowledged, int) and acknowledged >= replicas):
             raise TimeoutError(
-                f"{acknowledged} of {replicas} replicas acknowledged a write within "
-                f"{milliseconds} ms; it is done on the primary, and may be lost with it"
+                f"replicas that acknowledged a write within {milliseconds} ms: {acknowledged}, not "
+                f"{replicas}; it is done on the primary, and may be lost with it"
             )
 
     def _cleared(self, before: Stamp | None, after: Stamp | None) -> Commit[K, V]:
@@ -472,7 +502,9 @@ class RedisDict(ConnectionDurableDict[K, V]):
         woken: bool = self._explained(
             self._primary.wait_for_commit, last, timeout, self._interrupted.is_set
         )
-        if not woken:
+        if woken:
+            self._woken = True
+        else:
             # What no entry tells of, the look does: that this is no primary any more, say.
             self._look_at = -math.inf
         return woken

@@ -101,8 +101,13 @@ class Primary:
         self._era = -1
         self._asks_role = True
         self._callers: dict[Script, Caller] = {}
+        self._enter()
+
+    def _enter(self) -> None:
         self._servers.enter(self)
         self._leave = weakref.finalize(self, self._servers.leave, id(self))
+        # The end of the interpreter closes sockets by itself, and waits for no lock.
+        self._leave.atexit = False
 
     @property
     def server(self) -> Server:
@@ -304,7 +309,12 @@ class Primary:
         milliseconds = b"%d" % max(1, timeout * 1000)
         try:
             connection.begin(
-                pack((b"XREAD", b"BLOCK", milliseconds, b"STREAMS", self.keys[1], since))
+                pack(
+                    (
+                        *(b"XREAD", b"COUNT", b"1", b"BLOCK", milliseconds),
+                        *(b"STREAMS", self.keys[1], since),
+                    )
+                )
             )
             ends = reading.monotonic() + timeout + LATE
             while not connection.can_read(SLICE):
@@ -389,8 +399,7 @@ class Primary:
         self._leave.detach()
         self._servers = servers_of(self._client)
         self._server = None
-        self._servers.enter(self)
-        self._leave = weakref.finalize(self, self._servers.leave, id(self))
+        self._enter()
 
 
 def _classified(reply: Any) -> Exception | None:

@@ -6,6 +6,7 @@ that were given the same client.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import weakref
@@ -136,18 +137,12 @@ class Servers:
     """The servers behind one client, for this process.
 
     :param client: a `redis.Redis` (of Sentinel's, too) or a `redis.cluster.RedisCluster`
-    :raises TypeError: something else
 
     """
 
     def __init__(self, client: Any) -> None:
         self.process = os.getpid()
         self.is_cluster = isinstance(client, RedisCluster)
-        if not self.is_cluster and not hasattr(client, "connection_pool"):
-            raise TypeError(
-                f"connection={client!r}: pass a redis.Redis or a redis.cluster.RedisCluster; an "
-                "asyncio client does not fit: see the docs on asyncio"
-            )
         # Weakly, or the register below would keep the client alive.
         self._client = weakref.ref(client)
         self._lock = threading.RLock()
@@ -223,6 +218,12 @@ def servers_of(client: Any) -> Servers:
     :raises TypeError: it is no client of redis-py's
 
     """
+    waits = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
+    if waits or not (isinstance(client, RedisCluster) or hasattr(client, "connection_pool")):
+        raise TypeError(
+            f"connection={client!r}: pass a redis.Redis or a redis.cluster.RedisCluster, and no "
+            "asyncio client: the docs say how a dict fits coroutines"
+        )
     with _lock:
         servers = _registered.get(client)
         if servers is not None and servers.process != os.getpid():
