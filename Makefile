@@ -36,9 +36,24 @@ $(VENV)/installed-%: pyproject.toml $(VENV)/created
 	$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@
 
+# Where the demo keeps its settings.
+BACKEND ?= sqlite
+BACKENDS := sqlite redis
+
 .PHONY: demo
-demo: $(VENV)/installed ## run examples/demo.py
-	$(BIN)/python examples/demo.py
+demo: $(if $(filter $(BACKENDS),$(BACKEND)),demo-$(BACKEND),demo-unknown) ## run examples/demo.py; BACKEND=sqlite, or redis
+	$(BIN)/python examples/demo.py --backend $(BACKEND)
+
+.PHONY: demo-sqlite
+demo-sqlite: $(VENV)/installed
+
+.PHONY: demo-redis
+demo-redis: $(VENV)/installed-redis
+	tests/install_requirements.sh $(BIN)/python redis-server
+
+.PHONY: demo-unknown
+demo-unknown:
+	@echo "BACKEND=$(BACKEND): write one of $(BACKENDS)" >&2; exit 1
 
 .PHONY: test-requirements
 test-requirements: $(VENV)/installed-test

@@ -40,7 +40,7 @@ from .opening import register_scheme
 
 if TYPE_CHECKING:
     from .memory import MemoryDict, MemoryStorage
-    from .redis import RedisDict
+    from .redis import RedisDict as RedisDict
     from .sqlite import SqliteDict
 
 __version__ = "1.0.0.dev0"
@@ -65,14 +65,14 @@ __all__ = [
     "NoOpEncoding",
     "NonUniqueKeyError",
     "PickleEncoding",
-    "RedisDict",
     "RestrictedPickleEncoding",
     "SignedEncoding",
     "SqliteDict",
     "Undecodable",
     "register_scheme",
 ]
-# Without `open`: "from durabledict import *" is not to take Python's own away.
+# Without `open`: "from durabledict import *" is not to take Python's own away. And without the
+# dicts that need a driver, which it would import.
 
 _BACKENDS = {
     "MemoryDict": "memory",

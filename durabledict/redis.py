@@ -27,6 +27,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
+    NoPermissionError,
     ReadOnlyError,
     RedisClusterException,
     ResponseError,
@@ -103,7 +104,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
 
     """
 
-    __slots__ = ("_heard", "_look_at", "_owned", "_primary", "_replicas", "_woken")
+    __slots__ = ("_heard", "_listens", "_look_at", "_owned", "_primary", "_replicas", "_woken")
 
     unavailable = (
         ConnectionError,
@@ -131,6 +132,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         self._primary = Primary(connection, keyspace)
         self._owned: Any = None
         self._look_at = -math.inf
+        self._listens = True
         self._woken = False
         self._heard: tuple[int, Stamp, int, int, Any] | None = None
         try:
@@ -167,13 +169,11 @@ class RedisDict(ConnectionDurableDict[K, V]):
 
         """
         synced = self.last_synced
-        self._heard = None
-        if self._woken:
-            self._woken = False
-            stamp = self._hear()
+        woken, self._woken, self._heard = self._woken, False, None
+        if synced is not None and synced[0] and reading.monotonic() < self._look_at:
+            stamp = self._hear() if woken else None
             if stamp is not None:
                 return stamp
-        if synced is not None and synced[0] and reading.monotonic() < self._look_at:
             told = self._explained(self._primary.mirror)
             if told is not None:
                 return _stamp(told)
@@ -241,7 +241,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         return loaded
 
     def _examine(self) -> None:
-        """Warn, once for each server, of a setting that takes entries away."""
+        """Warn, once for each client, of a setting that takes entries away."""
         server = self._primary.server
         if server.is_examined:
             return
@@ -498,16 +498,21 @@ class RedisDict(ConnectionDurableDict[K, V]):
         The server tells: an XREAD that blocks, on a connection of its own.
 
         """
+        if not self._listens:
+            return super().wait(since, timeout)
         last = b"0-0" if since is None or not since[0] else b"%d-%d" % since[:2]
-        woken: bool = self._explained(
-            self._primary.wait_for_commit, last, timeout, self._interrupted.is_set
-        )
-        if woken:
-            self._woken = True
-        else:
+        try:
+            self._woken = self._explained(
+                self._primary.wait_for_commit, last, timeout, self._interrupted.is_set
+            )
+        except NoPermissionError as error:
+            logger.warning("the watch polls, since this user may not wait: %s", error)
+            self._listens = False
+            return super().wait(since, timeout)
+        if not self._woken:
             # What no entry tells of, the look does: that this is no primary any more, say.
             self._look_at = -math.inf
-        return woken
+        return self._woken
 
     def close(self) -> None:
         """End the watch; close the connections if no other dict uses them."""

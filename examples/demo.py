@@ -1,6 +1,9 @@
 """Settings that three processes read while a fourth one writes them. Takes five seconds.
 
-    python examples/demo.py [--seconds 5]
+    python examples/demo.py [--backend sqlite] [--seconds 5]
+
+They are in an SQLite file, or, with `--backend redis`, in a Redis server that the demo starts and
+stops, of a program redis-server or valkey-server.
 
 Ends with an error if a read under autosync=True was stale, or one under autosync=0.1 was further
 behind than that.
@@ -12,17 +15,24 @@ import argparse
 import ctypes
 import multiprocessing
 import os
+import secrets
+import shlex
+import shutil
+import socket
 import statistics
+import subprocess
 import sysconfig
 import tempfile
 import time
 from array import array
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
-from durabledict import SqliteDict
+import durabledict
 
 # The setting that says how many commits there were; the others are Python's own.
 COUNTER = "DEMO_COMMITS"
@@ -33,6 +43,8 @@ BOUND = 0.1
 # A reader reads so many times, then leaves the cores to the others for a moment.
 BATCH = 100
 PAUSE = 0.002
+
+HOST = "127.0.0.1"
 
 # name -> value of autosync
 READERS: dict[str, bool | float] = {
@@ -92,9 +104,14 @@ def share(shared: Board) -> None:
     board = shared
 
 
-def write(path: str, seconds: float) -> int:
+def open_settings(url: str, autosync: bool | float) -> durabledict.DurableDict[str, Any]:
+    """Open the dict, as each process does."""
+    return durabledict.open(url, keyspace="settings", autosync=autosync)
+
+
+def write(url: str, seconds: float) -> int:
     """Change settings, one commit each time; return how many were acknowledged."""
-    with SqliteDict[str, Any](path, autosync=False) as settings:
+    with open_settings(url, autosync=False) as settings:
         original = settings.copy()
         names = cycle([name for name in original if name != COUNTER])
         wait_until_all_read()
@@ -120,10 +137,10 @@ def wait_until_all_read() -> None:
         time.sleep(0.01)
 
 
-def read(path: str, number: int, autosync: bool | float) -> Report:
+def read(url: str, number: int, autosync: bool | float) -> Report:
     """Read until the writer has finished, and check every read."""
     report = Report()
-    with SqliteDict[str, Any](path, autosync=autosync) as settings:
+    with open_settings(url, autosync) as settings:
         if autosync is False:
             settings.watch()
         board.ready[number] = 1
@@ -136,13 +153,13 @@ def read(path: str, number: int, autosync: bool | float) -> Report:
         report.syncs = settings.stats.syncs - before[0]
         report.keys_fetched = settings.stats.keys_fetched - before[1]
         settings.sync()
-        # Not only the counter: every setting that was ever changed is as the file has it.
-        with SqliteDict[str, Any](path, autosync=False) as fresh:
+        # Not only the counter: every setting that was ever changed is as the store has it.
+        with open_settings(url, autosync=False) as fresh:
             report.converged = settings == fresh
     return report
 
 
-def read_batch(settings: SqliteDict[str, Any], report: Report) -> None:
+def read_batch(settings: durabledict.DurableDict[str, Any], report: Report) -> None:
     """Read the counter many times, and compare each answer with what the writer announced."""
     acknowledged, acknowledged_at = board.acknowledged, board.acknowledged_at
     monotonic, ages = time.monotonic, report.ages
@@ -165,19 +182,70 @@ def read_batch(settings: SqliteDict[str, Any], report: Report) -> None:
 # -- in the parent ----------------------------------------------------------------------------
 
 
-def show(seconds: float, path: str) -> None:
+@contextmanager
+def sqlite_store() -> Iterator[tuple[str, str]]:
+    """Give the URL of an SQLite file, and what to call it; it is removed at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"sqlite:///{folder}/settings.sqlite", "one SQLite file"
+
+
+@contextmanager
+def redis_store() -> Iterator[tuple[str, str]]:
+    """Give the URL of a Redis server of our own, and what to call it; it is stopped at the end."""
+    import redis  # only here: SQLite needs no driver
+
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        raise SystemExit("--backend redis needs redis-server; on Debian: apt-get install it")
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = probe.getsockname()[1]
+    # So that nobody else uses this server, and we no other one.
+    password = secrets.token_hex(16)
+    url = f"redis://:{password}@{HOST}:{port}/0"
+    with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "log"), "w+b") as log:
+        command = [program, "--bind", HOST, "--port", str(port), "--requirepass", password]
+        command += ["--save", "", "--dir", folder]
+        # The shell stops the server when its own input ends, also when this process is killed.
+        shell = subprocess.Popen(
+            ["sh", "-c", f"{shlex.join(command)} & read -r _; kill $!; wait"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for this process alone.
+        )
+        try:
+            with redis.Redis.from_url(url) as client:
+                for _ in range(500):
+                    try:
+                        client.ping()
+                        break
+                    except redis.ConnectionError:
+                        time.sleep(0.02)
+                else:
+                    log.seek(0)
+                    raise SystemExit(f"redis-server does not start:\n{log.read().decode()}")
+            yield url, f"a Redis server of our own (port {port})"
+        finally:
+            shell.communicate()  # ends its input, and waits
+
+
+STORES = {"sqlite": sqlite_store, "redis": redis_store}
+
+
+def show(seconds: float, url: str, store: str) -> None:
     """Run the demo, and raise SystemExit where a promise was not kept."""
     real = sysconfig.get_config_vars()
-    with SqliteDict[str, Any](path) as settings:
+    with open_settings(url, autosync=True) as settings:
         settings.update({**real, COUNTER: 0})
     print(
-        f"The {len(real)} settings that this Python was built with are now in one SQLite file, "
-        "put there with one\nupdate(). Three processes read them as a dict, each in its own way "
-        f"to stay up to date. A fourth\nprocess changes them, some {WRITES_A_SECOND} times a "
-        f"second, for {seconds:g} seconds. Every read is checked.\n",
+        f"The {len(real)} settings that this Python was built with are now in {store},\nput there "
+        "with one update(). Three processes read them as a dict, each in its own way to stay up\n"
+        f"to date. A fourth process changes them, some {WRITES_A_SECOND} times a second, for "
+        f"{seconds:g} seconds. Every read is\nchecked.\n",
         flush=True,
     )
-    commits, reports = run(seconds, path)
+    commits, reports = run(seconds, url)
     line = "{:<23}{:>15}{:>8}{:>14}{:>13}{:>13}{:>13}"
     print(
         line.format(
@@ -221,7 +289,7 @@ def show(seconds: float, path: str) -> None:
     if bounded.oldest > BOUND:
         failures.append(f"a read under autosync={BOUND} was {bounded.oldest:.3f} s behind")
     failures += [
-        f"{name}: the copy is not what the file holds after the last sync"
+        f"{name}: the copy is not what the store holds after the last sync"
         for name, report in reports.items()
         if not report.converged
     ]
@@ -231,17 +299,17 @@ def show(seconds: float, path: str) -> None:
     print("\nRead next: README.rst, then docs/tutorial.rst, which says what each way costs.")
 
 
-def run(seconds: float, path: str) -> tuple[int, dict[str, Report]]:
+def run(seconds: float, url: str) -> tuple[int, dict[str, Report]]:
     """Run one writer and the readers, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     shared = Board(context, most=int(seconds * WRITES_A_SECOND) + 1)
     workers = len(READERS) + 1
     with ProcessPoolExecutor(workers, context, share, (shared,)) as pool:
         readers: dict[str, Future[Report]] = {
-            name: pool.submit(read, path, number, autosync)
+            name: pool.submit(read, url, number, autosync)
             for number, (name, autosync) in enumerate(READERS.items())
         }
-        writer = pool.submit(write, path, seconds)
+        writer = pool.submit(write, url, seconds)
         # The writer is the first to end, unless something went wrong in a reader.
         everybody: list[Future[Any]] = [writer, *readers.values()]
         wait(everybody, seconds + 60, FIRST_COMPLETED)
@@ -255,10 +323,11 @@ def run(seconds: float, path: str) -> tuple[int, dict[str, Report]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Processes that share settings.")
+    parser.add_argument("--backend", choices=STORES, default="sqlite", help="where they are")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to write")
-    seconds = parser.parse_args().seconds
-    with tempfile.TemporaryDirectory() as folder:
-        show(seconds, os.path.join(folder, "settings.sqlite"))
+    arguments = parser.parse_args()
+    with STORES[arguments.backend]() as (url, store):
+        show(arguments.seconds, url, store)
 
 
 if __name__ == "__main__":

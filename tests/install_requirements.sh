@@ -4,16 +4,22 @@
 # A package of a server would also start it, now and with the machine: here it does neither. The
 # tests start servers of their own.
 #
-# Usage: tests/install_requirements.sh path/to/python
+# Usage: tests/install_requirements.sh path/to/python [PACKAGE...]
+# With packages: only those of them that the tests need.
 set -euo pipefail
 
 python=$1
+shift
+wanted=("$@")
 missing=()
 
 # require PACKAGE COMMAND...: PACKAGE is missing when COMMAND fails.
 require() {
     local package=$1
     shift
+    if [ ${#wanted[@]} -ne 0 ] && [[ " ${wanted[*]} " != *" $package "* ]]; then
+        return
+    fi
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
 
@@ -44,7 +50,7 @@ find_missing() {
 }
 
 fail() {
-    echo "$0: the tests need ${missing[*]}: $1" >&2
+    echo "$0: needed, and missing: ${missing[*]}: $1" >&2
     exit 1
 }
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+import pytest
+
+from .servers import HOST, wait_until
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, str(ROOT / "examples" / "demo.py")]
 
 
-def test_the_demo_sees_no_stale_read() -> None:
+def server_is_gone(output: str) -> bool:
+    """Whether nobody listens on the port that the demo named."""
+    found = re.search(r"a Redis server of our own \(port (\d+)\)", output)
+    assert found is not None, output
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, int(found[1]))) != 0
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_the_demo_sees_no_stale_read(backend: str) -> None:
     run = subprocess.run(
-        [sys.executable, str(DEMO), "--seconds", "1"],
+        [*COMMAND, "--backend", backend, "--seconds", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -22,3 +39,35 @@ def test_the_demo_sees_no_stale_read() -> None:
     found = re.search(r"autosync=True: 0 stale reads of ([0-9,]+)\.", run.stdout)
     assert found is not None, run.stdout
     assert int(found[1].replace(",", "")) > 0
+    assert backend != "redis" or server_is_gone(run.stdout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_server_of_the_demo_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--backend", "redis", "--seconds", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    ) as demo:
+        assert demo.stdout is not None
+        said = demo.stdout.readline() + demo.stdout.readline()
+        assert not server_is_gone(said)
+        # As Ctrl-C does: to the demo's processes together.
+        os.killpg(demo.pid, number)
+        wait_until(lambda: server_is_gone(said), "the server of the demo has ended")
+        demo.wait(30)
+
+
+def test_an_unknown_backend_is_told_the_choices() -> None:
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    run = subprocess.run(
+        ["make", "demo", "BACKEND=mysql"], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert run.returncode != 0
+    assert "BACKEND=mysql: write one of sqlite redis" in run.stderr
+    run = subprocess.run([*COMMAND, "--backend", "mysql"], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert re.search("invalid choice: 'mysql'.*sqlite.*redis", run.stderr)
