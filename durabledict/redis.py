@@ -71,7 +71,7 @@ LOOK_INTERVAL = 1.0
 #: A commit of more keys is several.
 COMMIT_KEYS = 200_000
 
-#: Requests below this need no look at the server's limits, which cannot be set lower.
+#: Keys and payloads below this need no look at the server's limits, which cannot be set lower.
 SURELY_TAKEN = 1_000_000
 
 #: The share of all keys above which a reload is cheaper than a delta.
@@ -288,7 +288,10 @@ class RedisDict(ConnectionDurableDict[K, V]):
         return self._store_side(key) is not MISSING or key in self._undecodable
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
-        payload = self._explained(self._primary.payload, _field(key))
+        field = _field(key)
+        if len(field) > SURELY_TAKEN:
+            self._primary.require_taken((field,))
+        payload = self._explained(self._primary.payload, field)
         if payload is None:
             return MISSING, MISSING
         return self._decode(payload, key), payload
@@ -364,6 +367,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
         :return: None where the script declined
 
         """
+        if max(map(len, arguments), default=0) > SURELY_TAKEN:
+            self._primary.require_taken(arguments)
         nonce = int.from_bytes(os.urandom(8), "big") >> 1
         after: Stamp | None = None
         if follows is not None:
@@ -438,15 +443,12 @@ class RedisDict(ConnectionDurableDict[K, V]):
         flat: list[bytes] = []
         for key, payload in payloads.items():
             flat += _field(key), self._sendable(key, payload)
-        if sum(map(len, flat)) > SURELY_TAKEN:
-            self._primary.require_taken(flat)
         return tuple(flat)
 
     def _sendable(self, key: K, payload: Any) -> bytes:
         """Return a payload as bytes.
 
         :raises EncodingError: it is neither text nor bytes
-        :raises ValueError: it is larger than the server takes
 
         """
         if isinstance(payload, str):
@@ -459,10 +461,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
                 f"the payload of key {key!r} is of type {type(payload).__name__}: Redis holds str "
                 "or bytes, so the encoding has to give one of them"
             )
-        sendable = bytes(payload)
-        if len(sendable) > SURELY_TAKEN:
-            self._primary.require_taken([sendable])
-        return sendable
+        return bytes(payload)
 
     def _explained(self, action: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -521,10 +520,6 @@ class RedisDict(ConnectionDurableDict[K, V]):
         if self._owned is not None:
             self._owned.close()
 
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._primary.after_fork()
-
 
 def _stamp(identifier: bytes) -> Stamp:
     number, _, nonce = identifier.partition(b"-")
@@ -557,7 +552,7 @@ def _checked_wait(wait: tuple[int, float]) -> tuple[int, int]:
     """
     try:
         replicas, milliseconds = (int(number) for number in wait)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"wait={wait!r}: write (replicas, milliseconds), (1, 100) say") from error
     if replicas < 1 or milliseconds < 1:
         raise ValueError(f"wait={wait!r}: at least one replica and one millisecond")

@@ -20,9 +20,9 @@ from . import reading
 
 __all__ = ["OwnConnection", "nothing_was_sent"]
 
-# Settings that belong to the pool: notifications of maintenance need RESP3, and would change a
-# connection in the middle of a request.
-_OF_THE_POOL = ("maint", "oss_cluster_maint", "orig_", "cache", "event_dispatcher")
+# Settings that do not fit: notifications of maintenance need RESP3, and would change a connection
+# in the middle of a request; a parser may be for RESP3 alone.
+_LEFT_OUT = ("maint", "oss_cluster_maint", "orig_", "cache", "event_dispatcher", "parser_class")
 
 
 #: Seconds after an answer for which a connection is taken to be open.
@@ -55,7 +55,7 @@ class OwnConnection:
         settings = {
             name: value
             for name, value in pool.connection_kwargs.items()
-            if not name.startswith(_OF_THE_POOL)
+            if not name.startswith(_LEFT_OUT)
         }
         settings.update(
             protocol=2,
@@ -133,6 +133,9 @@ class OwnConnection:
                 replies.append(self._read(disable_decoding=True))
             except ResponseError as error:
                 replies.append(error)
+                if str(error).startswith("Protocol error"):
+                    self.close()  # as the server does
+                    return replies + [error] * (count - len(replies))
             except ConnectionError as error:
                 # redis-py closed the connection over an error reply: so there are no more.
                 refusal = _error_reply(error)

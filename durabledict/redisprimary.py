@@ -45,6 +45,9 @@ SLICE = 0.05
 #: Seconds that the reply to an XREAD may come late.
 LATE = 1.0
 
+#: Settings that limit the size of a key or a payload, and their defaults.
+LIMITS = {"proto-max-bulk-len": 512 * 2**20, "client-query-buffer-limit": 2**30}
+
 ROLE = pack((b"ROLE",))
 ASKING = pack((b"ASKING",))
 
@@ -114,7 +117,7 @@ class Primary:
         """The server that holds the keyspace, as far as is known."""
         servers = self._servers
         if servers.process != os.getpid():
-            self.after_fork()
+            self._begin_anew()
             servers = self._servers
         if self._server is None or self._era != servers.era:
             self._era = servers.era
@@ -127,9 +130,11 @@ class Primary:
         """Return what the mirror holds. One GET, on the connection held for checks (rule 2.5)."""
         reply = self._check(self._get_mirror)[0]
         if isinstance(reply, Exception):
-            # Whatever it is, the client knows what to do about it: a slot that moved, a password.
-            reply = self._client.get(self.names[2])
-        return reply.encode() if isinstance(reply, str) else reply
+            # A slot that moved, a server that is loading: what can be done about it is done there.
+            # Not by the client's own GET: its pool may have no connection left.
+            reply = self.ask(self._get_mirror)[0]
+        told: bytes | None = reply
+        return told
 
     def look(self, script: Script, *arguments: bytes) -> Any:
         """Run a script that reads, on the connection for checks, and see that it is the primary's.
@@ -239,10 +244,18 @@ class Primary:
                 return replies
             asked_at: Server | None = None
             prefix: tuple[bytes, ...] = ()
-            if isinstance(refusal, MovedError):
-                self._servers.refresh()
-            elif isinstance(refusal, AskError):
-                asked_at, prefix = self._servers.server_at(refusal.host, refusal.port), (ASKING,)
+            if isinstance(refusal, AskError):
+                pause = next(pauses, None)
+                if pause is None:
+                    raise ClusterDownError(f"the nodes disagree who holds the slot: {refusal}")
+                time.sleep(pause)
+                if isinstance(refusal, MovedError):
+                    self._servers.refresh()
+                else:
+                    prefix = (ASKING,)
+                # Where it points, and not where the refreshed client would look: the node that it
+                # asked may not have heard of the move.
+                asked_at = self._servers.server_at(refusal.host, refusal.port)
             elif isinstance(refusal, ReadOnlyError) and not is_last:
                 # Demoted since: where the name, or Sentinel, points now is another one.
                 self._find_again()
@@ -374,23 +387,19 @@ class Primary:
         lines = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
         return lines.get("maxmemory_policy", ""), int(lines.get("maxmemory", 0))
 
-    def require_taken(self, arguments: list[bytes]) -> None:
+    def require_taken(self, arguments: tuple[bytes, ...]) -> None:
         """See that the server takes arguments of these sizes: one beyond them ends the connection.
 
         :raises ValueError: it does not; it names both sizes
 
         """
-        limits = [
-            (max(map(len, arguments)), "proto-max-bulk-len", 512 * 2**20),
-            (sum(map(len, arguments)), "client-query-buffer-limit", 2**30),
-        ]
-        for size, name, limit in limits:
+        size = max(map(len, arguments))
+        for name, limit in LIMITS.items():
             try:
                 told = self.ask(pack((b"CONFIG", b"GET", name.encode())))[0]
             except ResponseError:
                 told = []  # the user may not ask: the default
-            if told:
-                limit = int(told[1])
+            limit = int(told[1]) if told else limit
             if size > limit:
                 raise ValueError(
                     f"{size} bytes are more than the {limit} that the server takes ({name})"
@@ -400,8 +409,13 @@ class Primary:
         """Leave the connections, which are closed with the last dict that uses them."""
         self._leave()
 
-    def after_fork(self) -> None:
-        """Leave the parent its connections."""
+    def _begin_anew(self) -> None:
+        """Leave the parent its connections, of which this forked child has copies (rule 0.9).
+
+        Found by the process's number and not by a hook: that runs also where no hook does, and
+        takes no lock that a thread of the parent may have held.
+
+        """
         self._leave.detach()
         self._servers = servers_of(self._client)
         self._server = None

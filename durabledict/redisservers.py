@@ -29,6 +29,9 @@ CHECK_TIMEOUT = 1.0
 #: Seconds after which Sentinel is asked again who the primary is.
 SENTINEL_INTERVAL = 1.0
 
+#: Seconds for which the Sentinels are left alone when none has answered.
+SENTINEL_PAUSE = 10.0
+
 #: Idle connections that are kept for each timeout.
 KEPT = 8
 
@@ -114,6 +117,8 @@ class Server:
         try:
             address = pool.get_master_address()  # type: ignore[no-untyped-call]  # redis-py's
         except MasterNotFoundError:
+            # To have them all time out again with each read would make them matter after all.
+            self._confirmed_until = reading.monotonic() + SENTINEL_PAUSE
             return True
         if tuple(address) != self._checks.address:
             return False
@@ -198,12 +203,13 @@ class Servers:
 
     def leave(self, identity: int) -> None:
         """Close the connections when nobody uses them any more."""
+        if self.process != os.getpid():
+            return  # they are the parent's, and so may be the lock
         with self._lock:
             self._users.discard(identity)
             unused = [] if self._users else list(self._servers.values())
-        if self.process == os.getpid():
-            for server in unused:
-                server.drop()
+        for server in unused:
+            server.drop()
 
 
 _registered: weakref.WeakKeyDictionary[Any, Servers] = weakref.WeakKeyDictionary()
