@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -62,6 +63,9 @@ V = TypeVar("V")
 Stamp = tuple[int, ...]
 
 logger = logging.getLogger("durabledict.redis")
+
+#: What the mirror holds, unless somebody else has written to it.
+IDENTIFIER = re.compile(rb"\d+-\d+")
 
 NEVER_WRITTEN: Stamp = (0, 0)
 
@@ -123,7 +127,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         encoding: Any = DefaultEncoding,
         old_encoding: Any = None,
         *,
-        wait: tuple[int, float] | None = None,
+        wait: tuple[int, int] | None = None,
         **options: Unpack[Options],
     ) -> None:
         if not isinstance(keyspace, str):
@@ -175,7 +179,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
             if stamp is not None:
                 return stamp
             told = self._explained(self._primary.mirror)
-            if told is not None:
+            if told is not None and IDENTIFIER.fullmatch(told):
                 return _stamp(told)
         return self._look()
 
@@ -523,11 +527,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
 
 def _stamp(identifier: bytes) -> Stamp:
     number, _, nonce = identifier.partition(b"-")
-    try:
-        return int(number), int(nonce)
-    except ValueError:
-        # Somebody wrote something else into the mirror: it differs from every stamp.
-        return -1, hash(identifier)
+    return int(number), int(nonce)
 
 
 def _field(key: Any) -> bytes:
@@ -543,17 +543,16 @@ def _slices(keys: list[Any]) -> list[list[Any]]:
     return [keys[first : first + COMMIT_KEYS] for first in range(0, len(keys), COMMIT_KEYS)]
 
 
-def _checked_wait(wait: tuple[int, float]) -> tuple[int, int]:
+def _checked_wait(wait: tuple[int, int]) -> tuple[int, int]:
     """Return the number of replicas and the milliseconds.
 
     :raises TypeError: no pair of numbers
     :raises ValueError: nothing to wait for, or no end
 
     """
-    try:
-        replicas, milliseconds = (int(number) for number in wait)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"wait={wait!r}: write (replicas, milliseconds), (1, 100) say") from error
+    if not (isinstance(wait, tuple) and [type(number) for number in wait] == [int, int]):
+        raise TypeError(f"wait={wait!r}: write (replicas, milliseconds), (1, 100) say")
+    replicas, milliseconds = wait
     if replicas < 1 or milliseconds < 1:
         raise ValueError(f"wait={wait!r}: at least one replica and one millisecond")
     return replicas, milliseconds

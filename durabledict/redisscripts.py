@@ -159,7 +159,7 @@ local function commit(id, keys, gone, values, first, last)
   local added = redis.pcall(unpack(entry))
   local removed = false
   if added.err then
-    if first <= last or not string.find(added.err, 'OOM', 1, true) then return added end
+    if first <= last or not string.find(added.err, 'OOM command', 1, true) then return added end
     in_slices('HDEL', 1, #gone, gone)
     removed = true
     redis.call(unpack(entry))
@@ -178,9 +178,10 @@ SET = Script(
     f"""
 local seen, id = ARGV[4], ARGV[5]
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if newest and newest[1] == seen and #ARGV[2] < 1000 then
+-- The mirror tells of a newest entry that was taken out.
+if newest and newest[1] == seen and redis.call('GET', KEYS[3]) == seen and #ARGV[2] < 1000 then
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', {ENTRIES}, id, '{FORMAT}', 'k' .. ARGV[2])
-  redis.call('SET', KEYS[3], id, 'GET')  -- with GET, or it would take the place of a list
+  redis.call('SET', KEYS[3], id)
   redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
   return 1
 end
@@ -238,7 +239,7 @@ if #ARGV == 1 then
     + f"{ENTRIES}, id, '{FORMAT}'"
     + """, '*'}
   local added = redis.pcall(unpack(entry))
-  if added.err and not string.find(added.err, 'OOM', 1, true) then return added end
+  if added.err and not string.find(added.err, 'OOM command', 1, true) then return added end
   redis.call('DEL', hash)
   if added.err then redis.call(unpack(entry)) end
   redis.call('SET', mirror, id)
@@ -307,7 +308,9 @@ for i = 2, #entries do
   if kind == 'k' then
     list = {{list}}
   elseif kind == 'm' then
-    list = cmsgpack.unpack(list)
+    local could
+    could, list = pcall(cmsgpack.unpack, list)
+    if not could or type(list) ~= 'table' then return false end
   else
     return false
   end
