@@ -296,6 +296,21 @@ class LocalCopy(dict[K, V], Generic[K, V]):
             return self._covered[key]
         return dict.get(self, key, MISSING)
 
+    # What the store has as far as this copy knows, undecodable keys included. The lock is held.
+
+    def _number_held(self) -> int:
+        number = dict.__len__(self) + len(self._undecodable)
+        for key, value in self._covered.items():
+            number += (value is not MISSING) - dict.__contains__(self, key)
+        return number
+
+    def _is_held(self, key: K) -> bool:
+        return self._store_side(key) is not MISSING or key in self._undecodable
+
+    def _keys_held(self) -> list[K]:
+        shown = {*dict.keys(self), *self._covered, *self._undecodable}
+        return [key for key in shown if self._is_held(key)]
+
     def _show_overrides(self) -> object:
         """Show `_overrides`, the last one on top, over the store's entries. The lock is held.
 

@@ -36,16 +36,16 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from . import reading
+from . import reading, redisquestions
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import chained
 from .encoding import DefaultEncoding
-from .errors import MISSING, DurableDictError, EncodingError, Missing
+from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
 from .redisconnection import nothing_was_sent
 from .redisload import delta, load
 from .redisprimary import Primary
-from .redisscripts import COMPARE_AND_SET, FIND, FORMAT, LOAD, REPLACE, SET, WRITE, Script
+from .redisscripts import COMPARE_AND_SET, FIND, LOAD, REPLACE, SET, WRITE, Script
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -194,7 +194,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
             if not size:
                 return NEVER_WRITTEN
             # Not in the script: on a cluster it may be in another slot, and 0.9 knew no cluster.
-            counter = self._explained(self._primary.counter)
+            counter = self._explained(redisquestions.counter, self._primary)
             return (0, size, counter)
         stamp = _stamp(last)
         if stamp == synced and size != held and generation == self._generation:
@@ -218,13 +218,6 @@ class RedisDict(ConnectionDurableDict[K, V]):
             return None
         self._heard = threading.get_ident(), synced, generation, held, news
         return _stamp(news[0])
-
-    def _number_held(self) -> int:
-        """Return how many entries the store has as far as this copy knows. The lock is held."""
-        number = dict.__len__(self) + len(self._undecodable)
-        for key, value in self._covered.items():
-            number += (value is not MISSING) - dict.__contains__(self, key)
-        return number
 
     def sync(
         self, *, force: bool = False, signal: object = None, sender: object = None, **named: object
@@ -250,7 +243,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         if server.is_examined:
             return
         server.is_examined = True
-        policy, limit = self._primary.eviction()
+        policy, limit = redisquestions.eviction(self._primary)
         if policy.startswith("allkeys") and limit:
             logger.warning(
                 "this Redis server evicts keys when it holds %d bytes (maxmemory-policy %s), also "
@@ -282,20 +275,17 @@ class RedisDict(ConnectionDurableDict[K, V]):
         written = self._decoded(pairs)
         removed = [_key(field) for field in absent]
         with self._copy_lock:
-            expected += sum(not self._holds(key) for key in written)
-            expected -= sum(self._holds(key) for key in removed)
+            expected += sum(not self._is_held(key) for key in written)
+            expected -= sum(self._is_held(key) for key in removed)
             if size != expected and generation == self._generation:
                 return None
         return Changes(_stamp(reached), written, removed)
 
-    def _holds(self, key: K) -> bool:
-        return self._store_side(key) is not MISSING or key in self._undecodable
-
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
         field = _field(key)
         if len(field) > SURELY_TAKEN:
-            self._primary.require_taken((field,))
-        payload = self._explained(self._primary.payload, field)
+            redisquestions.require_taken(self._primary, (field,))
+        payload = self._explained(redisquestions.payload, self._primary, field)
         if payload is None:
             return MISSING, MISSING
         return self._decode(payload, key), payload
@@ -372,7 +362,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
 
         """
         if max(map(len, arguments), default=0) > SURELY_TAKEN:
-            self._primary.require_taken(arguments)
+            redisquestions.require_taken(self._primary, arguments)
         nonce = int.from_bytes(os.urandom(8), "big") >> 1
         after: Stamp | None = None
         if follows is not None:
@@ -382,7 +372,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         try:
             reply = self._primary.write(script, (number, *arguments), self._replicas)
         except ResponseError as error:
-            self._explain(error)
+            redisquestions.explain(self._primary, error)
             raise
         except (ConnectionError, TimeoutError) as error:
             if self._was_refused(error) or not self._was_done(number):
@@ -425,9 +415,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
             if self.last_synced is None or self.last_synced != before:
                 return Commit(None, after)
             # Whenever the copy has this stamp again, these are its keys.
-            stored = [key for key in dict.keys(self) if self._store_side(key) is not MISSING]
-            hidden = [key for key, value in self._covered.items() if value is not MISSING]
-            return Commit(before, after, {}, list({*stored, *hidden, *self._undecodable}))
+            return Commit(before, after, {}, self._keys_held())
 
     def _was_done(self, nonce: bytes) -> bool:
         """Whether a commit is in the stream. That it is not proves nothing: it may still come."""
@@ -471,27 +459,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
         try:
             return action(*arguments)
         except ResponseError as error:
-            self._explain(error)
+            redisquestions.explain(self._primary, error)
             raise
-
-    def _explain(self, error: ResponseError) -> None:
-        """Raise what an error reply means for a dict, where that is more than it says.
-
-        :raises TypeError: one of the three keys holds something else
-        :raises DurableDictError: a newer library wrote to the keyspace
-
-        """
-        text = str(error)
-        if "WRONGTYPE" in text:
-            raise TypeError(
-                f"keyspace {self.keyspace!r} is used for something else: "
-                f"{self._primary.held_types()}"
-            ) from error
-        if "DURABLEDICTFORMAT" in text:
-            raise DurableDictError(
-                f"keyspace {self.keyspace!r} has format {text.split()[1]}, and this library knows "
-                f"formats up to {FORMAT}: a newer durabledict writes to it"
-            ) from error
 
     # -- waiting, closing, forking ------------------------------------------------------------
 
@@ -506,7 +475,11 @@ class RedisDict(ConnectionDurableDict[K, V]):
         last = b"0-0" if since is None or not since[0] else b"%d-%d" % since[:2]
         try:
             self._woken = self._explained(
-                self._primary.wait_for_commit, last, timeout, self._interrupted.is_set
+                redisquestions.wait_for_commit,
+                self._primary,
+                last,
+                timeout,
+                self._interrupted.is_set,
             )
         except NoPermissionError as error:
             logger.warning("the watch polls, since this user may not wait: %s", error)

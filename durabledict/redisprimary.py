@@ -11,7 +11,6 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import (
@@ -29,24 +28,14 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from . import reading
 from .redisconnection import nothing_was_sent
 from .redisscripts import Caller, Script, pack
 from .redisservers import Server, servers_of
 
-__all__ = ["Primary", "key_names"]
+__all__ = ["Primary", "classified", "has_tag", "key_names"]
 
 #: Seconds to pause before a request is repeated that the server could not take yet.
 PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-
-#: Seconds between two looks of a wait at whether it was interrupted.
-SLICE = 0.05
-
-#: Seconds that the reply to an XREAD may come late.
-LATE = 1.0
-
-#: Settings that limit the size of a key or a payload, and their defaults.
-LIMITS = {"proto-max-bulk-len": 512 * 2**20, "client-query-buffer-limit": 2**30}
 
 ROLE = pack((b"ROLE",))
 ASKING = pack((b"ASKING",))
@@ -65,11 +54,11 @@ def key_names(keyspace: str) -> tuple[str, str, str]:
 
     """
     # Two colons: the keyspaces "a" and "{a}" are not to share their stream.
-    stem = f"{keyspace}:" if _has_tag(keyspace) else f"{{{keyspace}}}"
+    stem = f"{keyspace}:" if has_tag(keyspace) else f"{{{keyspace}}}"
     return keyspace, f"{stem}:changes", f"{stem}:last_updated"
 
 
-def _has_tag(keyspace: str) -> bool:
+def has_tag(keyspace: str) -> bool:
     """Whether a part of the keyspace decides on its slot."""
     return re.match(r"[^{]*\{[^}]+\}", keyspace) is not None
 
@@ -88,11 +77,7 @@ class Primary:
         self._client = client
         self._servers = servers_of(client)
         self.names = key_names(keyspace)
-        if (
-            self._servers.is_cluster
-            and not _has_tag(keyspace)
-            and ("}" in keyspace or not keyspace)
-        ):
+        if self._servers.is_cluster and not has_tag(keyspace) and ("}" in keyspace or not keyspace):
             raise ValueError(
                 f"keyspace={keyspace!r}: on a cluster its keys would not be in one slot; write a "
                 "part of it in braces, as in '{app}settings', or leave the brace out"
@@ -123,6 +108,15 @@ class Primary:
             self._era = servers.era
             self._server = servers.server_for(self.names[0])
         return self._server
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the keyspace is in one slot of many."""
+        return self._servers.is_cluster
+
+    def refresh(self) -> None:
+        """Have the client ask again who holds which slot."""
+        self._servers.refresh()
 
     # -- checks -------------------------------------------------------------------------------
 
@@ -239,7 +233,7 @@ class Primary:
         pauses = iter(PAUSES)
         is_last = False
         while True:
-            refusal = _classified(replies[0])
+            refusal = classified(replies[0])
             if refusal is None:
                 return replies
             asked_at: Server | None = None
@@ -307,104 +301,6 @@ class Primary:
         wait = pack((b"WAIT", b"%d" % number, b"%d" % milliseconds))
         return self.run(script, *arguments, writes=True, wait=wait, timeout=timeout)
 
-    def wait_for_commit(
-        self, since: bytes, timeout: float, is_interrupted: Callable[[], bool]
-    ) -> bool:
-        """Wait until there is a later commit than `since`, or what is to be looked at (rule 2.8).
-
-        From that very id on, never from "$": what was written since the last sync is heard.
-
-        :return: False when there is none after `timeout` seconds, the wait was interrupted, or the
-            keyspace is not on this server any more
-
-        """
-        server = self.server
-        connection, era = server.take(server.timeout)
-        milliseconds = b"%d" % max(1, timeout * 1000)
-        try:
-            connection.begin(
-                pack(
-                    (
-                        *(b"XREAD", b"COUNT", b"1", b"BLOCK", milliseconds),
-                        *(b"STREAMS", self.keys[1], since),
-                    )
-                )
-            )
-            ends = reading.monotonic() + timeout + LATE
-            while not connection.can_read(SLICE):
-                if is_interrupted():
-                    return False
-                if reading.monotonic() > ends:
-                    raise TimeoutError("no reply to XREAD in time")
-            (reply,) = connection.end()
-        finally:
-            server.give(connection, era, server.timeout)
-        refusal = _classified(reply)
-        if isinstance(refusal, AskError):  # or MovedError
-            self._servers.refresh()
-            return False
-        if refusal is not None and str(refusal).startswith("UNBLOCKED"):
-            return False  # it has become a replica
-        if refusal is not None:
-            raise refusal
-        return reply is not None
-
-    # -- single questions ---------------------------------------------------------------------
-
-    def payload(self, field: bytes) -> bytes | None:
-        """Return one payload. One HGET."""
-        payload: bytes | None = self.ask(pack((b"HGET", self.keys[0], field)))[0]
-        return payload
-
-    def counter(self) -> int:
-        """Return the counter that 0.9 raised with each write, where it can be in the same slot."""
-        if self._servers.is_cluster and not _has_tag(self.names[0]):
-            return 0
-        told = self.ask(pack((b"GET", self.keys[0] + b"last_updated")))[0]
-        return int(told) if told is not None and told.isdigit() else 0
-
-    def held_types(self) -> str:
-        """Say what the three keys hold."""
-        try:
-            replies = self.ask(*(pack((b"TYPE", key)) for key in self.keys))
-        except NoPermissionError:
-            replies = []
-        held = [
-            f"{name!r} holds a {reply.decode()}, not a {wanted}"
-            for name, reply, wanted in zip(
-                self.names, replies, ("hash", "stream", "string"), strict=False
-            )
-            if reply not in (b"none", wanted.encode())
-        ]
-        return ", ".join(held) or f"one of {self.names}"
-
-    def eviction(self) -> tuple[str, int]:
-        """Return the server's eviction policy, and the bytes from which on it evicts; 0: none."""
-        try:
-            (told,) = self.ask(pack((b"INFO", b"memory")))
-        except ResponseError:
-            return "", 0  # the user may not ask
-        lines = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
-        return lines.get("maxmemory_policy", ""), int(lines.get("maxmemory", 0))
-
-    def require_taken(self, arguments: tuple[bytes, ...]) -> None:
-        """See that the server takes arguments of these sizes: one beyond them ends the connection.
-
-        :raises ValueError: it does not; it names both sizes
-
-        """
-        size = max(map(len, arguments))
-        for name, limit in LIMITS.items():
-            try:
-                told = self.ask(pack((b"CONFIG", b"GET", name.encode())))[0]
-            except ResponseError:
-                told = []  # the user may not ask: the default
-            limit = int(told[1]) if told else limit
-            if size > limit:
-                raise ValueError(
-                    f"{size} bytes are more than the {limit} that the server takes ({name})"
-                )
-
     def close(self) -> None:
         """Leave the connections, which are closed with the last dict that uses them."""
         self._leave()
@@ -422,7 +318,7 @@ class Primary:
         self._enter()
 
 
-def _classified(reply: Any) -> Exception | None:
+def classified(reply: Any) -> Exception | None:
     """Return the error that a reply is, if it is one."""
     if not isinstance(reply, Exception):
         return None
