@@ -234,7 +234,9 @@ class RedisDict(ConnectionDurableDict[K, V]):
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded, as of one moment; a large hash is fetched in chunks."""
         self._examine()
-        loaded: dict[K, V | Undecodable] = self._explained(load, self._primary, self._decoded, _key)
+        loaded: dict[K, V | Undecodable] = self._explained(
+            load, self._primary, self._decoded, _keys
+        )
         return loaded
 
     def _examine(self) -> None:
@@ -271,9 +273,9 @@ class RedisDict(ConnectionDurableDict[K, V]):
             news = self._explained(delta, self._primary, b"%d-%d" % since[:2], CHEAPER_THAN_RELOAD)
         if news is None:
             return None
-        reached, size, pairs, absent = news
-        written = self._decoded(pairs)
-        removed = [_key(field) for field in absent]
+        reached, size, fields, payloads, absent = news
+        written = self._decoded(fields, payloads)
+        removed = _keys(absent)
         with self._copy_lock:
             expected += sum(not self._is_held(key) for key in written)
             expected -= sum(self._is_held(key) for key in removed)
@@ -290,8 +292,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
             return MISSING, MISSING
         return self._decode(payload, key), payload
 
-    def _decoded(self, pairs: list[tuple[bytes, bytes]]) -> dict[Any, Any]:
-        return self._decode_all([(_key(field), payload) for field, payload in pairs])
+    def _decoded(self, fields: list[bytes], payloads: list[bytes]) -> dict[Any, Any]:
+        return self._decode_all(list(zip(_keys(fields), payloads, strict=True)))
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -313,12 +315,15 @@ class RedisDict(ConnectionDurableDict[K, V]):
     def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
         """Store several entries: one script call and one commit for each 200,000."""
         payloads, written = self._prepare_all(entries)
-        commits = []
-        for keys in _slices(list(payloads)):
-            arguments = self._flat({key: payloads[key] for key in keys})
-            some = written if len(keys) == len(written) else {key: written[key] for key in keys}
-            commits.append(self._run_write(WRITE, (b"%d" % len(keys), *arguments), some))
-        return chained(commits)
+        if len(payloads) <= COMMIT_KEYS:
+            arguments = (b"%d" % len(payloads), *self._flat(payloads))
+            return self._run_write(WRITE, arguments, written)
+        return chained(
+            [
+                self.persist_many({key: entries[key] for key in some})
+                for some in _slices(list(payloads))
+            ]
+        )
 
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
         """Remove several entries: one script call and one commit for each 200,000."""
@@ -443,6 +448,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
         :raises EncodingError: it is neither text nor bytes
 
         """
+        if type(payload) is bytes:
+            return payload
         if isinstance(payload, str):
             try:
                 payload = payload.encode("utf-8")
@@ -504,12 +511,31 @@ def _stamp(identifier: bytes) -> Stamp:
 
 
 def _field(key: Any) -> bytes:
+    if type(key) is str and key[:1] != "~" and key.isascii():
+        return key.encode()  # as encode_key says, in half the time
     return encode_key(key).encode("utf-8")
 
 
 def _key(field: bytes) -> Any:
     """Return the key of a field; what is no UTF-8 is shown as Python shows it."""
     return decode_key(field.decode("utf-8", "surrogateescape"))
+
+
+def _keys(fields: list[bytes]) -> list[Any]:
+    """Return the keys of many fields: all at once where none has a tag or a line break.
+
+    One by one takes a third of the time of a first load.
+
+    """
+    together = b"\n".join(fields)
+    if not (together[:1] == b"~" or b"\n~" in together):
+        try:
+            keys = together.decode("utf-8").split("\n")
+        except UnicodeDecodeError:
+            keys = []
+        if len(keys) == len(fields):
+            return keys
+    return [_key(field) for field in fields]
 
 
 def _slices(keys: list[Any]) -> list[list[Any]]:

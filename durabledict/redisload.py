@@ -12,7 +12,8 @@ from .redisscripts import DELTA, LOAD, pack
 
 __all__ = ["load"]
 
-Pairs = list[tuple[bytes, bytes]]
+Decode = Callable[[list[bytes], list[bytes]], dict[Any, Any]]
+Keys = Callable[[list[bytes]], list[Any]]
 
 #: A hash of not more entries than this is fetched in one reply.
 WHOLE = b"2000"
@@ -28,32 +29,33 @@ IDENTITY = (pack((b"INFO", b"server")), pack((b"INFO", b"replication")))
 
 def load(
     primary: Primary,
-    decode: Callable[[Pairs], dict[Any, Any]],
-    key_of: Callable[[bytes], Any],
+    decode: Decode,
+    keys_of: Keys,
 ) -> dict[Any, Any]:
     """Return all entries, decoded, as they were at one moment after this call began.
 
     One round trip for a small hash; else one for each chunk, and two more.
 
     :param decode: makes entries of fields and their payloads
-    :param key_of: makes a key of a field
+    :param keys_of: makes keys of fields
 
     """
     last, _, entries = primary.run(LOAD, WHOLE)
     if entries is not None:
-        return decode(_pairs(entries))
+        return decode(entries[::2], entries[1::2])
     for _ in range(TRIES):
-        loaded = _load_in_chunks(primary, decode, key_of, last)
+        loaded = _load_in_chunks(primary, decode, keys_of, last)
         if loaded is not None:
             return loaded
         last, _, _ = primary.run(LOAD, b"-1")
-    return decode(_pairs(primary.run(LOAD, b"1e15")[2]))
+    entries = primary.run(LOAD, b"1e15")[2]
+    return decode(entries[::2], entries[1::2])
 
 
 def _load_in_chunks(
     primary: Primary,
-    decode: Callable[[Pairs], dict[Any, Any]],
-    key_of: Callable[[bytes], Any],
+    decode: Decode,
+    keys_of: Keys,
     since: bytes | None,
 ) -> dict[Any, Any] | None:
     """Scan, then bring what was scanned up to one moment.
@@ -81,7 +83,7 @@ def _load_in_chunks(
             if cursor != b"0":
                 # The server makes the next chunk while this one is decoded.
                 connection.begin(pack((b"HSCAN", primary.keys[0], cursor, b"COUNT", CHUNK)))
-            found.update(decode(_pairs(fields)))
+            found.update(decode(fields[::2], fields[1::2]))
             if cursor == b"0":
                 break
         if identity != _identity(connection.ask(*IDENTITY)):
@@ -97,17 +99,19 @@ def _load_in_chunks(
     news = delta(primary, since, b"1e9")
     if news is None:
         return None
-    _, size, pairs, absent = news
-    found.update(decode(pairs))
-    for field in absent:
-        found.pop(key_of(field), None)
+    _, size, fields, payloads, absent = news
+    found.update(decode(fields, payloads))
+    for key in keys_of(absent):
+        found.pop(key, None)
     return found if size == len(found) else None
 
 
 def delta(
     primary: Primary, since: bytes, share: bytes
-) -> tuple[bytes, int, Pairs, list[bytes]] | None:
-    """Return the id that is reached, the number of entries, what changed since, and what is gone.
+) -> tuple[bytes, int, list[bytes], list[bytes], list[bytes]] | None:
+    """Return the id that is reached, the number of entries, and what changed since.
+
+    That is: the fields written, their payloads, and the fields that are gone.
 
     One round trip for each 20,000 keys. None: what happened since is not known.
 
@@ -124,13 +128,9 @@ def delta(
         # A key of an earlier page that was written after it is in this one again.
         since, more, size, fields, values = reply
         payloads.update(zip(fields, values, strict=True))
-    pairs = [(field, payload) for field, payload in payloads.items() if payload is not None]
-    return since, size, pairs, [field for field in payloads if payloads[field] is None]
-
-
-def _pairs(flat: list[bytes]) -> Pairs:
-    fields = iter(flat)
-    return list(zip(fields, fields, strict=True))
+    present = {field: payload for field, payload in payloads.items() if payload is not None}
+    absent = [field for field in payloads if field not in present]
+    return since, size, list(present), list(present.values()), absent
 
 
 def _identity(replies: list[Any]) -> list[bytes]:
