@@ -101,6 +101,7 @@ check: $(VENV)/installed-check ## lint, formatting and types
 
 .PHONY: bench
 bench: $(VENV)/installed-bench ## run the benchmarks
+	tests/install_requirements.sh $(BIN)/python redis-server
 	$(BIN)/python -m benchmarks
 
 # The examples may create files: they run in a folder that is thrown away.

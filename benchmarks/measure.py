@@ -3,24 +3,27 @@
 A figure of one run cannot be compared with one of another run, not even on the same machine. So a
 statement (B) is timed together with what it is compared with (A), in short rounds, A, B, A, B and
 so on, and the fastest round of each counts: whatever else the machine does can only make a round
-slower. A is timed a second time in the same manner, as if it were another statement: how far its
-ratio to itself is from 1 is the noise of the figure beside it.
+slower. Where a server answers, the core that it is on decides as much as the code: there the median
+round counts. A is timed a second time in the same manner, as if it were another statement: how far
+its ratio to itself is from 1 is the noise of the figure beside it.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from textwrap import indent
 from typing import Any
 
-__all__ = ["Comparison", "Statement", "compare", "fastest"]
+__all__ = ["Comparison", "Statement", "compare", "timed"]
 
 Timer = Callable[[], float]
+# Of the seconds that each round took, the one that counts.
+Pick = Callable[[Sequence[float]], float]
 
 ROUNDS = 20
 ROUND_SECONDS = 0.02
@@ -98,7 +101,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds that one run of each took in its fastest round.
+    """Seconds that one run of each took in the round that counts.
 
     :param baseline: the statement compared with
     :param candidate: the statement of interest
@@ -118,30 +121,36 @@ def compare(
     rounds: int = ROUNDS,
     round_seconds: float = ROUND_SECONDS,
     timer: Timer = time.perf_counter,
+    pick: Pick = min,
 ) -> Comparison:
     """Time two statements in turns; the baseline twice.
 
     :param rounds: how often each is timed
     :param round_seconds: about how long each time takes
     :param timer: the clock
+    :param pick: the round that counts: the fastest one, or `statistics.median`
 
     """
     statements = (baseline, candidate, baseline)
-    return Comparison(*fastest(statements, rounds=rounds, round_seconds=round_seconds, timer=timer))
+    return Comparison(
+        *timed(statements, rounds=rounds, round_seconds=round_seconds, timer=timer, pick=pick)
+    )
 
 
-def fastest(
+def timed(
     statements: Iterable[Statement],
     *,
     rounds: int = ROUNDS,
     round_seconds: float = ROUND_SECONDS,
     timer: Timer = time.perf_counter,
+    pick: Pick = min,
 ) -> list[float]:
-    """Time statements in turns; return the seconds of one run of each in its fastest round.
+    """Time statements in turns; return the seconds of one run of each in the round that counts.
 
     :param rounds: how often each is timed
     :param round_seconds: about how long each time takes
     :param timer: the clock
+    :param pick: the round that counts
 
     """
     contestants = []
@@ -152,14 +161,14 @@ def fastest(
             loop = statement.compiled(timer)
             passes = _calibrate(loop, round_seconds, timer)
             contestants.append((loop, passes, passes * statement.unroll))
-        best = [float("inf")] * len(contestants)
+        seconds: list[list[float]] = [[] for _ in contestants]
         for number in range(rounds):
             # A different one begins each round, so that none is always the one after another.
             for place in range(len(contestants)):
                 index = (number + place) % len(contestants)
                 loop, passes, runs = contestants[index]
-                best[index] = min(best[index], loop(passes) / runs)
-    return best
+                seconds[index].append(loop(passes) / runs)
+    return [pick(rounds_of_one) for rounds_of_one in seconds]
 
 
 def _calibrate(loop: Callable[[int], float], round_seconds: float, timer: Timer) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
 
 from durabledict import SqliteDict
 
+from .children import asked
 from .measure import Comparison
 from .reads import entries
 from .tables import Row
@@ -30,7 +30,7 @@ def memory(folder: str) -> Iterator[Row]:
     with SqliteDict[str, str](path, autosync=False) as d:
         d.update(entries(COUNT))
     (plain, plain_peak), (durable, durable_peak), (again, again_peak) = (
-        _in_a_process(kind, path) for kind in ("dict", "SqliteDict", "dict")
+        asked("benchmarks.memory", kind, path) for kind in ("dict", "SqliteDict", "dict")
     )
     yield Row(
         f"memory an entry, of {COUNT:,}",
@@ -45,16 +45,6 @@ def memory(folder: str) -> Iterator[Row]:
         Comparison(plain_peak / COUNT, durable_peak / COUNT, again_peak / COUNT),
         unit="bytes",
     )
-
-
-def _in_a_process(kind: str, path: str) -> tuple[int, int]:
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", kind, path],
-        check=True,
-        stdout=subprocess.PIPE,
-    )
-    after, peak = json.loads(run.stdout)
-    return after, peak
 
 
 def _measure(kind: str, path: str) -> tuple[int, int]:

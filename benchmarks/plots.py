@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from durabledict import SqliteDict
 
-from .measure import Statement, fastest
+from .measure import Statement, timed
 from .peers import peers
 from .reads import entries
 from .syncs import pair, sync_after_one_change
@@ -81,7 +81,7 @@ def _reads(folder: str) -> dict[str, float]:
             statements[f"autosync={name}"] = Statement("d[k]", unroll=10, d=d, k="setting.500")
         for peer in stack.enter_context(peers(folder, held, "FULL")):
             statements[peer.name] = peer.reading("setting.500")
-        return dict(zip(statements, fastest(statements.values()), strict=True))
+        return dict(zip(statements, timed(statements.values()), strict=True))
 
 
 def _syncs(folder: str) -> tuple[list[float], list[float]]:
@@ -89,10 +89,10 @@ def _syncs(folder: str) -> tuple[list[float], list[float]]:
     after_one, reloads = [], []
     for number in SIZES:
         with pair(folder, number) as (writer, reader):
-            after_one += fastest([sync_after_one_change(writer, reader)])
+            after_one += timed([sync_after_one_change(writer, reader)])
             # The rounds of many entries are long enough to need no repeating.
             rounds = 20 if number <= 10_000 else 5
-            reloads += fastest([Statement("d.sync(force=True)", d=reader)], rounds=rounds)
+            reloads += timed([Statement("d.sync(force=True)", d=reader)], rounds=rounds)
     return after_one, reloads
 
 

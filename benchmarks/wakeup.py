@@ -16,7 +16,6 @@ import os
 import pickle
 import random
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -25,11 +24,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 from durabledict import MISSING, SqliteDict
 from durabledict.errors import Missing
 
+from .children import ask, child
 from .tables import Amount
 
 __all__ = ["Wakeups", "latencies", "wakeups"]
@@ -104,23 +103,26 @@ def wakeups(folder: str) -> Wakeups:
     with ExitStack() as stack:
         d: SqliteDict[str, int] = stack.enter_context(SqliteDict(path, autosync=False))
         d[KEY] = 0
-        children = {kind: stack.enter_context(_child(kind, path)) for kind in ("watch", "loop")}
+        children = {
+            kind: stack.enter_context(child("benchmarks.wakeup", kind, path))
+            for kind in ("watch", "loop")
+        }
         for _ in range(ROUNDS):
-            for kind, child in children.items():
-                _ask(child, "begin")
+            for kind, process in children.items():
+                ask(process, "begin")
                 pauses, sent = _write(d)
-                taken = latencies(sent, _ask(child, "end"))
+                taken = latencies(sent, ask(process, "end"))
                 for pause, nanoseconds in zip(pauses, taken, strict=True):
                     samples = measured.idle if pause >= IDLE else measured.busy
                     samples[kind].append(nanoseconds)
         watch = children["watch"]
-        _ask(watch, "begin")
+        ask(watch, "begin")
         # What the beginning costs is not what idling costs.
         time.sleep(1.0)
-        before = _ask(watch, "cpu")
+        before = ask(watch, "cpu")
         time.sleep(IDLE_SECONDS)
-        measured.idle_percent = (_ask(watch, "cpu") - before) / IDLE_SECONDS * 100
-        _ask(watch, "end")
+        measured.idle_percent = (ask(watch, "cpu") - before) / IDLE_SECONDS * 100
+        ask(watch, "end")
     return measured
 
 
@@ -136,32 +138,6 @@ def _write(d: SqliteDict[str, int]) -> tuple[list[float], list[int]]:
     # However late the last one is seen, it counts.
     time.sleep(IDLE)
     return pauses, sent
-
-
-# -- both ends of the pipes -------------------------------------------------------------------
-
-
-@contextmanager
-def _child(kind: str, path: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.wakeup", kind, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as child:
-        yield child
-        # To leave the block closes the child's standard input, and that ends it.
-
-
-def _ask(child: subprocess.Popen[str], question: str) -> Any:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write(f"{question}\n")
-    answer = child.stdout.readline()
-    if not answer:
-        raise RuntimeError("a child of the benchmark ended; what it said is above")
-    return json.loads(answer)
 
 
 # -- the children -----------------------------------------------------------------------------

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from itertools import groupby
+from statistics import median
 
 import pytest
 
+from benchmarks.cores import both_ways, one_core
 from benchmarks.measure import Comparison, Statement, compare
+from benchmarks.printing import print_rows
+from benchmarks.rediscommands import PROCESSES, READS, Commands
+from benchmarks.redisreads import InThreads
 from benchmarks.tables import Amount, Row, Spread
 from benchmarks.wakeup import latencies
 
@@ -145,3 +154,81 @@ def test_a_write_is_seen_with_the_first_value_that_is_not_older() -> None:
     assert latencies([10, 20, 40], [(10, 13), (40, 45)]) == [3, 25, 5]
     with pytest.raises(RuntimeError):
         latencies([10, 20], [(10, 13)])
+
+
+def test_the_median_round_may_count() -> None:
+    clock = Clock()
+    # One time for the calibration of each; then three rounds.
+    baseline = iter([1.0, 1.0, 2.0, 2.5, 2.2, 3.0, 2.4, 4.0])
+    compared = compare(
+        Statement("work('A', next(seconds))", work=clock.work, seconds=baseline),
+        Statement("work('B', 6.0)", work=clock.work),
+        rounds=3,
+        round_seconds=1.0,
+        timer=clock,
+        pick=median,
+    )
+    assert compared.baseline == pytest.approx(3.0)
+    assert compared.again == pytest.approx(2.4)
+
+
+def test_threads_share_the_time_among_the_runs_of_all() -> None:
+    # Ten times one second in each of four threads, as a clock sees it that all of them move.
+    clock, runs = Clock(), 10
+    statement = InThreads("work('A', 1.0)", 4, {"work": clock.work})
+    assert statement.compiled(clock)(runs) / runs == pytest.approx(1.0)
+    assert len(clock.done) == 4 * runs
+
+
+def test_what_a_thread_raises_is_not_taken_for_speed() -> None:
+    with pytest.raises(ZeroDivisionError):
+        InThreads("1 / 0", 4, {}).compiled(Clock())(1)
+
+
+@pytest.fixture
+def another_process() -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate(b"\n")
+
+
+def test_client_and_server_are_on_one_core_and_go_back(another_process: int) -> None:
+    before = os.sched_getaffinity(0), os.sched_getaffinity(another_process)
+    with pytest.raises(ZeroDivisionError), one_core(another_process):
+        assert os.sched_getaffinity(0) == os.sched_getaffinity(another_process)
+        assert len(os.sched_getaffinity(0)) == 1
+        raise ZeroDivisionError
+    assert (os.sched_getaffinity(0), os.sched_getaffinity(another_process)) == before
+
+
+def test_each_row_is_measured_pinned_and_not(another_process: int) -> None:
+    cores = []
+
+    def measure() -> Iterator[Row]:
+        cores.append(os.sched_getaffinity(0))
+        yield Row("d[k]", "get", Comparison(1.0, 2.0, 1.0))
+
+    assert [row.what for row in both_ways(another_process, measure)] == ["d[k], pinned", "d[k]"]
+    assert len(cores[0]) == 1
+    assert cores[1] == os.sched_getaffinity(0)
+
+
+def test_the_commands_of_many_processes_are_those_of_one() -> None:
+    commands = Commands("watch()", idle=0.5, reading=0.5 + READS)
+    assert commands.a_read == 1.0
+    assert commands.together == (0.5 + READS) * PROCESSES
+    # What is counted by chance at the edges is no negative cost.
+    assert Commands("watch()", idle=0.6, reading=0.5).a_read == 0.0
+
+
+def test_a_ratio_far_below_one_is_printed_as_more_than_zero(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [
+        Row("sync()", "all", Comparison(1.0, 0.00005, 1.0), 0.0001),
+        Row("d[k]", "get", Comparison(1.0, 2.0, 1.0), 0.75),
+    ]
+    assert print_rows(rows) == ["MISSED: d[k]: 2.00 x get, limit 0.75"]
+    printed = capsys.readouterr().out
+    assert " 0.000050 " in printed
+    assert printed.endswith("MISSED\n")
