@@ -6,6 +6,7 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from .base import DurableDict
 
@@ -93,11 +94,12 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
             f"{url!r}: the schemes are {', '.join(f'{s}://' for s in sorted(_schemes))}"
         )
     if "?" in rest and not _schemes[scheme].takes_query:
-        raise ValueError(
-            f"{url!r}: options go into keywords, as in open('{scheme}://...', autosync=5.0)"
-        )
+        raise ValueError(_misplaced(url, scheme))
     target = _load(scheme)
-    _check_options(scheme, target, options)
+    known = _known_options(target)
+    if set(parse_qs(urlsplit(url).query, keep_blank_values=True)).intersection(known):
+        raise ValueError(_misplaced(url, scheme))
+    _check_options(scheme, target, options, known)
     return target.from_url(url, **options)  # type: ignore[no-any-return]  # of a class by name
 
 
@@ -114,25 +116,40 @@ def _load(scheme: str) -> Any:
         raise ImportError(message, name=error.name) from error
 
 
-def _check_options(scheme: str, target: Any, options: dict[str, Any]) -> None:
+def _misplaced(url: str, scheme: str) -> str:
+    return f"{url!r}: options go into keywords, as in open('{scheme}://...', autosync=5.0)"
+
+
+def _known_options(target: Any) -> list[str]:
+    """Return the options of a class: what stands in its URL is positional, and none of them."""
     parameters = inspect.signature(target.__init__).parameters
-    # What stands in the URL is positional: the first parameters without a default. What does not,
-    # and is needed, is a parameter of `from_url`.
-    needed = [
-        name
-        for name, parameter in inspect.signature(target.from_url).parameters.items()
-        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    ][1:]
-    for option in needed:
-        if option not in options:
-            raise TypeError(f"{scheme}:// needs {option}=...")
-    known = needed + [
-        name
-        for name, parameter in parameters.items()
-        if name != "self" and parameter.default is not inspect.Parameter.empty
+    known = [
+        *_needed_options(target),
+        *(
+            name
+            for name, parameter in parameters.items()
+            if name != "self" and parameter.default is not inspect.Parameter.empty
+        ),
     ]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         known += [name for name in _COMMON if name not in known]
+    return known
+
+
+def _needed_options(target: Any) -> list[str]:
+    """Return what the URL does not say: parameters of `from_url` beside it, without a default."""
+    return [
+        name
+        for name, parameter in inspect.signature(target.from_url).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is inspect.Parameter.empty
+    ][1:]
+
+
+def _check_options(scheme: str, target: Any, options: dict[str, Any], known: list[str]) -> None:
     for option in options:
         if option not in known:
             raise TypeError(f"{scheme}:// has no option {option!r}; there are: {', '.join(known)}")
+    for option in _needed_options(target):
+        if option not in options:
+            raise TypeError(f"{scheme}:// needs {option}=...")

@@ -244,8 +244,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
         server = self._primary.server
         if server.is_examined:
             return
-        server.is_examined = True
         policy, limit = redisquestions.eviction(self._primary)
+        server.is_examined = True
         if policy.startswith("allkeys") and limit:
             logger.warning(
                 "this Redis server evicts keys when it holds %d bytes (maxmemory-policy %s), also "
@@ -513,7 +513,27 @@ def _stamp(identifier: bytes) -> Stamp:
 def _field(key: Any) -> bytes:
     if type(key) is str and key[:1] != "~" and key.isascii():
         return key.encode()  # as encode_key says, in half the time
+    raw = _raw(key) if type(key) is str else None
+    if raw is not None:
+        return raw
     return encode_key(key).encode("utf-8")
+
+
+def _raw(key: str) -> bytes | None:
+    """Return the field that is no UTF-8 and is shown as this key, if there is one.
+
+    Anybody may have written such a field; it is to be found again, and replaced, by its key.
+
+    """
+    try:
+        field = key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
+    try:
+        field.decode("utf-8")
+    except UnicodeDecodeError:
+        return field
+    return None
 
 
 def _key(field: bytes) -> Any:

@@ -28,9 +28,9 @@ _LEFT_OUT = ("maint", "oss_cluster_maint", "orig_", "cache", "event_dispatcher",
 #: Seconds after an answer for which a connection is taken to be open.
 RECENTLY = 0.05
 
-#: Seconds to look for a reply before sleeping until it comes. Of so many requests, twice so many
-#: are timed, and looking has to be faster by this factor; see `_end_looking`.
-LOOK = 0.0001
+#: Seconds to spin before sleeping until a reply comes. Of so many requests, twice so many
+#: are timed, and spinning has to be faster by this factor; see `_end_spinning`.
+SPIN = 0.0001
 PERIOD = 1000
 TRIALS = 8
 FASTER = 0.9
@@ -73,7 +73,7 @@ class OwnConnection:
         self._unread = False
         self._is_connected = False
         self._surely_open_until = -math.inf
-        self._looks = False
+        self._spins = False
         self._place = -1
         self._fastest = [math.inf, math.inf]
 
@@ -150,31 +150,31 @@ class OwnConnection:
         place = self._place = (self._place + 1) % PERIOD
         if place < 2 * TRIALS:
             sent = reading.monotonic()
-            replies = self._end_looking(len(requests)) if place % 2 else self.end(len(requests))
+            replies = self._end_spinning(len(requests)) if place % 2 else self.end(len(requests))
             took = reading.monotonic() - sent
             self._fastest[place % 2] = min(self._fastest[place % 2], took)
             if place == 2 * TRIALS - 1:
-                asleep, looking = self._fastest
-                self._looks = looking < FASTER * asleep
+                asleep, spinning = self._fastest
+                self._spins = spinning < FASTER * asleep
                 self._fastest = [math.inf, math.inf]
-        elif self._looks:
-            replies = self._end_looking(len(requests))
+        elif self._spins:
+            replies = self._end_spinning(len(requests))
         else:
             replies = self.end(len(requests))
         self._surely_open_until = reading.monotonic() + RECENTLY
         return replies
 
-    def _end_looking(self, count: int) -> list[Any]:
-        """Look for the reply, for a moment, before sleeping until it comes.
+    def _end_spinning(self, count: int) -> list[Any]:
+        """Spin for a moment before sleeping until the reply comes.
 
-        To fall asleep and be woken takes more than half of a round trip to a server on the same
-        machine: a strict read takes 73 us so, and 45 us with the look. Between two looks the
-        processor is offered to others, the server perhaps. Over a network, or where the server
-        needs this very core, looking is no faster; so a few of a thousand requests are timed in
+        To fall asleep and be woken takes more than half of a round trip to a server on another core
+        of the same machine: a strict read takes 73 us so, and 45 us by spinning. In between, the
+        processor is offered to others. Over a network, or where the server
+        needs this very core, spinning is no faster; so a few of a thousand requests are timed in
         either way, and the others go the faster one.
 
         """
-        ends = reading.monotonic() + LOOK
+        ends = reading.monotonic() + SPIN
         while not self._connection.can_read(0) and reading.monotonic() < ends:
             sched_yield()
         return self.end(count)

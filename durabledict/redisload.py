@@ -128,6 +128,8 @@ def delta(
         # A key of an earlier page that was written after it is in this one again.
         since, more, size, fields, values = reply
         payloads.update(zip(fields, values, strict=True))
+        if more == b"1" and len(payloads) > float(share) * size:
+            return None
     present = {field: payload for field, payload in payloads.items() if payload is not None}
     absent = [field for field in payloads if field not in present]
     return since, size, list(present), list(present.values()), absent

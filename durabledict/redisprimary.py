@@ -195,7 +195,7 @@ class Primary:
         :param timeout: seconds to wait for a reply, where it is not the client's own
 
         """
-        caller = self._callers.get(script) or self._caller(script)
+        caller = self._caller(script)
         try:
             replies = self.ask(caller.call(arguments), wait, writes=writes, timeout=timeout)
         except NoScriptError:
@@ -204,7 +204,10 @@ class Primary:
         return replies[0] if wait is None else replies
 
     def _caller(self, script: Script) -> Caller:
-        return self._callers.setdefault(script, Caller(script, self.keys))
+        caller = self._callers.get(script)
+        if caller is None:
+            caller = self._callers[script] = Caller(script, self.keys)
+        return caller
 
     def ask(
         self, *requests: bytes | None, writes: bool = False, timeout: float | None = None
@@ -289,11 +292,7 @@ class Primary:
 
         """
         if replicas is None:
-            caller = self._callers.get(script) or self._caller(script)
-            try:
-                return self.ask(caller.call(arguments), writes=True)[0]
-            except NoScriptError:
-                return self.ask(caller.call_in_full(arguments), writes=True)[0]
+            return self.run(script, *arguments, writes=True)
         number, milliseconds = replicas
         timeout = self.server.timeout
         if timeout is not None:

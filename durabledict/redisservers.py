@@ -132,8 +132,13 @@ class Server:
             self._confirmed_until = 0.0
             idle, self._idle = self._idle, defaultdict(list)
         for connections in idle.values():
-            while connections:
-                connections.pop().close()
+            # Each is popped by somebody once: by `take`, whose it is then, or here.
+            while True:
+                try:
+                    connection = connections.pop()
+                except IndexError:
+                    break
+                connection.close()
         with self._check_lock:
             self._checks.close()
 
@@ -243,6 +248,8 @@ def servers_of(client: Any) -> Servers:
 def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
+    # A dict that is forgotten in the child is not to close the parent's sockets.
+    _inherited.extend(_registered.values())
 
 
 if hasattr(os, "register_at_fork"):

@@ -112,11 +112,11 @@ install_without_services() {
     install || status=$?
     mapfile -t new < <(comm -13 <(echo "$enabled") <(enabled_units))
     if [ ${#new[@]} -ne 0 ]; then
-        as_root systemctl disable --quiet "${new[@]}"
+        as_root systemctl disable --quiet "${new[@]}" || status=1
         # A policy that was there before us may have let them start.
         mapfile -t new < <(printf '%s\n' "${new[@]}" |
             comm -12 - <(comm -13 <(echo "$running") <(running_units)))
-        [ ${#new[@]} -eq 0 ] || as_root systemctl stop "${new[@]}"
+        [ ${#new[@]} -eq 0 ] || as_root systemctl stop "${new[@]}" || status=1
     fi
     return "$status"
 }

@@ -71,6 +71,13 @@ def test_an_unknown_option_is_told_which_there_are() -> None:
 def test_options_in_the_url_are_refused() -> None:
     with pytest.raises(ValueError, match="keywords"):
         durabledict.open("sqlite:///x.sqlite?timeout=5")
+    with pytest.raises(ValueError, match="keywords"):
+        durabledict.open("redis://localhost?autosync=5.0", keyspace="k")
+
+
+def test_what_a_url_does_not_say_is_asked_for() -> None:
+    with pytest.raises(TypeError, match=r"redis:// needs keyspace=\.\.\."):
+        durabledict.open("redis://localhost")
 
 
 @pytest.mark.usefixtures("_schemes_as_they_were")
@@ -78,8 +85,8 @@ class TestRegistering:
     def test_a_scheme_of_somebodys_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Mine(MemoryDict[Any, Any]):
             @classmethod
-            def from_url(cls, url: str, **options: Any) -> Mine:
-                assert url == "mine://place"
+            def from_url(cls, url: str, timeout: float = 5.0, **options: Any) -> Mine:
+                assert (url, timeout) == ("mine://place", 5.0)
                 return cls(**options)
 
         module = types.ModuleType("somebodys_module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,25 @@ def test_many_fields_are_the_keys_that_each_of_them_is(keys: list[Any]) -> None:
     assert fields == [encode_key(key).encode() for key in keys]
     assert _keys(fields) == keys
     assert _keys([*fields, b"\xff"]) == [*keys, "\udcff"]
+
+
+def test_a_field_that_is_no_utf_8_is_replaced_and_removed_by_its_key(
+    redis_client: redis.Redis,
+) -> None:
+    """0.9 under Python 2 could write one."""
+    redis_client.hset("k", mapping={b"caf\xe9": pickle.dumps(1), "x": pickle.dumps(2)})
+    with RedisDict[str, int]("k", redis_client) as d:
+        (odd,) = set(d) - {"x"}
+        d[odd] = 3
+        assert redis_client.hkeys("k") == [b"caf\xe9", b"x"]
+        reloads = d.stats.reloads
+        assert d.sync() is False
+        assert (d[odd], d.stats.reloads) == (3, reloads)
+        del d[odd]
+        assert d.copy() == {"x": 2}
+        assert redis_client.hkeys("k") == [b"x"]
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=4))
+def test_a_field_is_read_as_the_key_that_it_was_made_of(key: str) -> None:
+    assert _keys([_field(key), b"x"]) == [key, "x"]

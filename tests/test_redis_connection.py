@@ -46,25 +46,27 @@ def timed(
 ) -> list[str]:
     """Make a request take a second with a look, and `asleep` seconds without; note which it was."""
     ways: list[str] = []
-    end, look = connection.end, connection._end_looking
+    end, look = connection.end, connection._end_spinning
 
     def end_asleep(count: int = 1) -> list[Any]:
         ways.append("asleep")
         clock.now += asleep
         return end(count)
 
-    def end_looking(count: int) -> list[Any]:
+    def end_spinning(count: int) -> list[Any]:
         before, length = clock.now, len(ways)
         replies = look(count)
-        clock.now, ways[length:] = before + 1.0, ["looking"]
+        clock.now, ways[length:] = before + 1.0, ["spinning"]
         return replies
 
     monkeypatch.setattr(connection, "end", end_asleep)
-    monkeypatch.setattr(connection, "_end_looking", end_looking)
+    monkeypatch.setattr(connection, "_end_spinning", end_spinning)
     return ways
 
 
-@pytest.mark.parametrize(("asleep", "chosen"), [(2.0, "looking"), (0.5, "asleep"), (1.0, "asleep")])
+@pytest.mark.parametrize(
+    ("asleep", "chosen"), [(2.0, "spinning"), (0.5, "asleep"), (1.0, "asleep")]
+)
 def test_the_faster_way_of_waiting_for_a_reply_is_taken(
     connection: OwnConnection,
     clock: Clock,
@@ -76,7 +78,7 @@ def test_the_faster_way_of_waiting_for_a_reply_is_taken(
     ways = timed(connection, clock, monkeypatch, asleep)
     for _ in range(2 * TRIALS + 5):
         assert connection.ask(PING) == [b"PONG"]
-    assert ways == ["asleep", "looking"] * TRIALS + [chosen] * 5
+    assert ways == ["asleep", "spinning"] * TRIALS + [chosen] * 5
 
 
 def test_which_way_is_faster_is_asked_again(
@@ -87,7 +89,7 @@ def test_which_way_is_faster_is_asked_again(
     ways = timed(connection, clock, monkeypatch, 2.0)
     for _ in range(PERIOD):
         connection.ask(PING)
-    assert ways[-1] == "looking"
+    assert ways[-1] == "spinning"
     monkeypatch.undo()
     monkeypatch.setattr(reading, "monotonic", clock)
     ways = timed(connection, clock, monkeypatch, 0.5)
@@ -103,14 +105,14 @@ def test_a_look_ends_when_the_reply_does_not_come(
 
     def pass_on() -> None:
         yielded.append(clock.now)
-        clock.now += redisconnection.LOOK / 4
+        clock.now += redisconnection.SPIN / 4
 
     connection.connect()
     monkeypatch.setattr(redisconnection, "sched_yield", pass_on)
     monkeypatch.setattr(connection, "can_read", lambda timeout: False)
     monkeypatch.setattr(connection._connection, "can_read", lambda timeout: False)
     connection.begin(PING)
-    assert connection._end_looking(1) == [b"PONG"]
+    assert connection._end_spinning(1) == [b"PONG"]
     assert len(yielded) in (4, 5)  # as the floats round
 
 
