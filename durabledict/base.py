@@ -386,8 +386,10 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         with self._copy_lock:
             self._watch_lost = False
             self._settle()
-        self._watch = Watch(self, between)
-        return self._watch
+        # Started when the dict knows it: an interrupt in between leaves no thread that nobody ends.
+        watch = self._watch = Watch(self, between)
+        watch._start()
+        return watch
 
     def close(self) -> None:
         """Release threads and connections. Reads go on from the local copy as it is.

@@ -69,11 +69,16 @@ IDENTIFIER = re.compile(rb"\d+-\d+")
 
 NEVER_WRITTEN: Stamp = (0, 0)
 
+#: Scripts count in floating point, which goes so far.
+LAST_NUMBER = 2**53 - 1
+
 #: Seconds after which a strict read has the server's role and number of entries looked at, too.
 LOOK_INTERVAL = 1.0
 
-#: A commit of more keys is several.
+#: A commit of more keys, or of more bytes of keys and payloads, is several: the server serves
+#: nobody else meanwhile.
 COMMIT_KEYS = 200_000
+COMMIT_BYTES = 64_000_000
 
 #: Keys and payloads below this need no look at the server's limits, which cannot be set lower.
 SURELY_TAKEN = 1_000_000
@@ -289,6 +294,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
             redisquestions.require_taken(self._primary, (field,))
         payload = self._explained(redisquestions.payload, self._primary, field)
         if payload is None:
+            if self._is_held(key):
+                self._look_at = -math.inf  # the copy has what is not there: the next sync looks
             return MISSING, MISSING
         return self._decode(payload, key), payload
 
@@ -305,7 +312,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
             SET,
             (_field(key), self._sendable(key, payload)),
             {key: stored},
-            follows=NEVER_WRITTEN if synced is None else synced[:2],
+            follows=synced[:2] if synced is not None and synced[0] < LAST_NUMBER else NEVER_WRITTEN,
         )
 
     def depersist(self, key: K) -> Commit[K, V] | None:
@@ -313,26 +320,50 @@ class RedisDict(ConnectionDurableDict[K, V]):
         return self._run_write(WRITE, (b"0", _field(key)), {}, [key])
 
     def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
-        """Store several entries: one script call and one commit for each 200,000."""
+        """Store several entries: one script call and one commit for each 200,000, or 64 MB."""
         payloads, written = self._prepare_all(entries)
-        if len(payloads) <= COMMIT_KEYS:
-            arguments = (b"%d" % len(payloads), *self._flat(payloads))
-            return self._run_write(WRITE, arguments, written)
-        return chained(
+        flat = self._flat(payloads)
+        parts = _parts([len(flat[i]) + len(flat[i + 1]) for i in range(0, len(flat), 2)])
+        if len(parts) == 1:
+            return self._run_write(WRITE, (b"%d" % len(payloads), *flat), written)
+        keys = list(written)
+        return self._run_parts(
             [
-                self.persist_many({key: entries[key] for key in some})
-                for some in _slices(list(payloads))
+                (
+                    (b"%d" % (last - first), *flat[2 * first : 2 * last]),
+                    {key: written[key] for key in keys[first:last]},
+                    [],
+                )
+                for first, last in parts
             ]
         )
 
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
-        """Remove several entries: one script call and one commit for each 200,000."""
-        return chained(
+        """Remove several entries: one script call and one commit for each 200,000, or 64 MB."""
+        gone = list(dict.fromkeys(keys))
+        fields = list(map(_field, gone))
+        return self._run_parts(
             [
-                self._run_write(WRITE, (b"0", *map(_field, some)), {}, some)
-                for some in _slices(list(dict.fromkeys(keys)))
+                ((b"0", *fields[first:last]), {}, gone[first:last])
+                for first, last in _parts(list(map(len, fields)))
             ]
         )
+
+    def _run_parts(
+        self, parts: list[tuple[tuple[bytes, ...], dict[K, Any], list[K]]]
+    ) -> Commit[K, V] | None:
+        """Run WRITE for one part after the other; what can be refused here is before the first."""
+        for arguments, _, _ in parts:
+            self._require_taken(arguments)
+        commits: list[Commit[K, V] | None] = []
+        try:
+            for arguments, written, removed in parts:
+                commits.append(self._run_write(WRITE, arguments, written, removed))
+        except BaseException:
+            if commits:
+                self._doubt()  # the error of this one may be a refusal, but those before are done
+            raise
+        return chained(commits)
 
     def _replace_all(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
         if len(entries) > COMMIT_KEYS:
@@ -366,8 +397,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         :return: None where the script declined
 
         """
-        if max(map(len, arguments), default=0) > SURELY_TAKEN:
-            redisquestions.require_taken(self._primary, arguments)
+        self._require_taken(arguments)
         nonce = int.from_bytes(os.urandom(8), "big") >> 1
         after: Stamp | None = None
         if follows is not None:
@@ -395,10 +425,18 @@ class RedisDict(ConnectionDurableDict[K, V]):
         if reply[2] == b"*":
             return self._cleared(before, after)
         if before == after:
+            if any(map(self._is_held, removed)) or (script is REPLACE and not arguments):
+                # Or is it the copy that has what is not there? The sync that follows looks.
+                self._look_at = -math.inf
+                return Commit(None, None)
             written = {}
         elif len(reply) > 3:
             written = {key: written[key] for key in map(_key, reply[3])}
         return Commit(before, after, written, [_key(field) for field in reply[2]])
+
+    def _require_taken(self, arguments: tuple[bytes, ...]) -> None:
+        if arguments and max(map(len, arguments)) > SURELY_TAKEN:
+            redisquestions.require_taken(self._primary, arguments)
 
     def _require_acknowledged(self, reply: Any, acknowledged: Any) -> None:
         """See that enough replicas have a commit, if one was made.
@@ -558,8 +596,21 @@ def _keys(fields: list[bytes]) -> list[Any]:
     return [_key(field) for field in fields]
 
 
-def _slices(keys: list[Any]) -> list[list[Any]]:
-    return [keys[first : first + COMMIT_KEYS] for first in range(0, len(keys), COMMIT_KEYS)]
+def _parts(sizes: list[int]) -> list[tuple[int, int]]:
+    """Return where each commit of a large write begins and ends.
+
+    :param sizes: the bytes of each entry
+
+    """
+    if len(sizes) <= COMMIT_KEYS and sum(sizes) <= COMMIT_BYTES:
+        return [(0, len(sizes))]
+    parts, first, size = [], 0, 0
+    for place, own in enumerate(sizes):
+        if place > first and (place - first == COMMIT_KEYS or size + own > COMMIT_BYTES):
+            parts.append((first, place))
+            first, size = place, 0
+        size += own
+    return [*parts, (first, len(sizes))]
 
 
 def _checked_wait(wait: tuple[int, int]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ _LEFT_OUT = ("maint", "oss_cluster_maint", "orig_", "cache", "event_dispatcher",
 
 
 #: Seconds after an answer for which a connection is taken to be open.
-RECENTLY = 0.05
+RECENTLY = 0.002
 
 #: Seconds to spin before sleeping until a reply comes. Of so many requests, twice so many
 #: are timed, and spinning has to be faster by this factor; see `_end_spinning`.
@@ -66,6 +66,10 @@ class OwnConnection:
             health_check_interval=0,
             socket_timeout=timeout,
         )
+        if timeout is not None:
+            # To connect takes no longer than a reply may.
+            connecting = settings.get("socket_connect_timeout") or timeout
+            settings["socket_connect_timeout"] = min(connecting, timeout)
         self._connection = pool.connection_class(**settings)
         self._send = self._connection.send_packed_command
         self._read = self._connection.read_response

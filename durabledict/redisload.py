@@ -18,8 +18,11 @@ Keys = Callable[[list[bytes]], list[Any]]
 #: A hash of not more entries than this is fetched in one reply.
 WHOLE = b"2000"
 
-#: How many entries the server is asked for at a time.
-CHUNK = b"2000"
+#: How many entries the server is asked for at a time: the most, and at first; and about how many
+#: bytes a chunk is to have. Others wait while the server makes one.
+CHUNK = 2000
+FIRST_CHUNK = 100
+CHUNK_BYTES = 1_000_000
 
 #: How often a load in chunks is begun anew, before the server is asked for all in one reply.
 TRIES = 3
@@ -74,15 +77,17 @@ def _load_in_chunks(
     try:
         identity = _identity(connection.ask(*IDENTITY))
         cursor = b"0"
-        connection.begin(pack((b"HSCAN", primary.keys[0], cursor, b"COUNT", CHUNK)))
+        count = FIRST_CHUNK
+        connection.begin(pack((b"HSCAN", primary.keys[0], cursor, b"COUNT", b"%d" % count)))
         while True:
             (reply,) = connection.end()
             if isinstance(reply, Exception):
                 raise reply
             cursor, fields = reply
             if cursor != b"0":
+                count = min(CHUNK, 1 + count * CHUNK_BYTES // (1 + sum(map(len, fields))))
                 # The server makes the next chunk while this one is decoded.
-                connection.begin(pack((b"HSCAN", primary.keys[0], cursor, b"COUNT", CHUNK)))
+                connection.begin(pack((b"HSCAN", primary.keys[0], cursor, b"COUNT", b"%d" % count)))
             found.update(decode(fields[::2], fields[1::2]))
             if cursor == b"0":
                 break

@@ -30,7 +30,7 @@ from redis.exceptions import (
 
 from .redisconnection import nothing_was_sent
 from .redisscripts import Caller, Script, pack
-from .redisservers import Server, servers_of
+from .redisservers import Server, Servers, servers_of
 
 __all__ = ["Primary", "classified", "has_tag", "key_names"]
 
@@ -85,8 +85,7 @@ class Primary:
         hash_, stream, mirror = (name.encode("utf-8", "surrogateescape") for name in self.names)
         self.keys = (hash_, stream, mirror)
         self._get_mirror = pack((b"GET", mirror))
-        self._server: Server | None = None
-        self._era = -1
+        self._found: tuple[Servers, int, Server] | None = None
         self._asks_role = True
         self._callers: dict[Script, Caller] = {}
         self._enter()
@@ -100,14 +99,27 @@ class Primary:
     @property
     def server(self) -> Server:
         """The server that holds the keyspace, as far as is known."""
+        found = self._found
+        if found is not None:
+            servers, era, server = found
+            if era == servers.era and servers.process == os.getpid():
+                return server
+        return self._find()
+
+    def _find(self) -> Server:
         servers = self._servers
         if servers.process != os.getpid():
-            self._begin_anew()
-            servers = self._servers
-        if self._server is None or self._era != servers.era:
-            self._era = servers.era
-            self._server = servers.server_for(self.names[0])
-        return self._server
+            # A forked child leaves the parent its connections (rule 0.9). It finds out by the
+            # process's number and not by a hook: that is so where no hook runs, too, and takes no
+            # lock that a thread of the parent may have held.
+            self._leave.detach()
+            servers = self._servers = servers_of(self._client)
+            self._enter()
+        era = servers.era
+        server = servers.server_for(self.names[0])
+        # In one step: another thread may read it in between.
+        self._found = servers, era, server
+        return server
 
     @property
     def is_cluster(self) -> bool:
@@ -149,10 +161,10 @@ class Primary:
             if isinstance(role, ResponseError):
                 self._asks_role = False  # the user may not
                 role = None
-            if isinstance(told, Exception) or not self._is_primary(role):
+            if isinstance(told, Exception):
+                return self.run(script, *arguments)  # where what can be done about it is done
+            if not self._is_primary(role):
                 self._find_again()
-                if isinstance(told, (ResponseError, BusyLoadingError)):
-                    return self.run(script, *arguments)
                 continue
             return told
         raise ReadOnlyError(
@@ -196,12 +208,14 @@ class Primary:
 
         """
         caller = self._caller(script)
+        more = () if wait is None else (wait,)
         try:
-            replies = self.ask(caller.call(arguments), wait, writes=writes, timeout=timeout)
+            request = caller.call(arguments)
+            replies = self.ask(request, *more, writes=writes, timeout=timeout)
         except NoScriptError:
             request = caller.call_in_full(arguments)
-            replies = self.ask(request, wait, writes=writes, timeout=timeout)
-        return replies[0] if wait is None else replies
+            replies = self.ask(request, *more, writes=writes, timeout=timeout)
+        return replies if more else replies[0]
 
     def _caller(self, script: Script) -> Caller:
         caller = self._callers.get(script)
@@ -210,24 +224,21 @@ class Primary:
         return caller
 
     def ask(
-        self, *requests: bytes | None, writes: bool = False, timeout: float | None = None
+        self, *requests: bytes, writes: bool = False, timeout: float | None = None
     ) -> list[Any]:
         """Send packed requests together and return their replies. One round trip.
 
         :raises redis.exceptions.ResponseError: the first one's reply was an error
 
         """
-        sent: tuple[Any, ...] = requests
-        if None in requests:
-            sent = tuple(request for request in requests if request is not None)
         try:
             server = self.server
-            replies = server.ask(sent, server.timeout if timeout is None else timeout)
+            replies = server.ask(requests, server.timeout if timeout is None else timeout)
         except (ConnectionError, TimeoutError) as error:
             replies = [error]
         if not isinstance(replies[0], Exception):
             return replies
-        return self._ask_again(sent, replies, writes, timeout)
+        return self._ask_again(requests, replies, writes, timeout)
 
     def _ask_again(
         self, sent: tuple[bytes, ...], replies: list[Any], writes: bool, timeout: float | None
@@ -304,23 +315,13 @@ class Primary:
         """Leave the connections, which are closed with the last dict that uses them."""
         self._leave()
 
-    def _begin_anew(self) -> None:
-        """Leave the parent its connections, of which this forked child has copies (rule 0.9).
-
-        Found by the process's number and not by a hook: that runs also where no hook does, and
-        takes no lock that a thread of the parent may have held.
-
-        """
-        self._leave.detach()
-        self._servers = servers_of(self._client)
-        self._server = None
-        self._enter()
-
 
 def classified(reply: Any) -> Exception | None:
     """Return the error that a reply is, if it is one."""
     if not isinstance(reply, Exception):
         return None
+    if str(reply).startswith("BUSY "):
+        return BusyLoadingError(str(reply))  # with a script: nothing ran
     wrapped = _WRAPPED.search(str(reply))
     if wrapped is None:
         return reply

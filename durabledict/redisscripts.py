@@ -36,6 +36,9 @@ FORMAT = 1
 ENTRIES = 1000
 LIST_BYTES = 4_000_000
 
+#: A hash whose payloads seem to have more bytes than this, by 20 of them, is not sent at once.
+WHOLE_BYTES = 4_000_000
+
 #: A commit of more keys than this lists none.
 LISTED_KEYS = 5000
 
@@ -122,14 +125,19 @@ end
 _COMMIT = (
     _STATE
     + f"""
+local unlisted = false
+
 -- Return the id of the last commit ('0-0': never written, and empty; false: not known), the id of
 -- the one that is about to be made, and an error.
 local function begin(nonce)
   local last, problem = last_commit()
   if problem then return nil, nil, problem end
-  redis.call('GET', mirror)  -- an error where it is something else than a string
+  local told = redis.call('GET', mirror)
+  -- Somebody changed one of them: the stream was restored, say, and has forgotten a commit. So
+  -- nobody is to build on what it says: all reload.
+  unlisted = told and told ~= last
   local size = redis.call('HLEN', hash)
-  local before = last or (size == 0 and '0-0')
+  local before = not unlisted and (last or (size == 0 and '0-0'))
   local number = last and number_of(last) or 0
   if number >= 9007199254740991 then
     return nil, nil, redis.error_reply('ERR the ids of ' .. stream .. ' are used up: delete it')
@@ -147,7 +155,9 @@ end
 local function commit(id, keys, gone, values, first, last)
   for i = 1, #gone do keys[#keys + 1] = gone[i] end
   local list, kept = '*', {ENTRIES}
-  if #keys == 1 then
+  if unlisted then
+    list = '*'
+  elseif #keys == 1 then
     list = 'k' .. keys[1]
   elseif #keys <= {LISTED_KEYS} then
     list = 'm' .. cmsgpack.pack(keys)
@@ -275,12 +285,25 @@ return commit(id, keys, gone, values, 1, #values) or {before, id, gone, written}
 #: entries, and the entries themselves if they are not more than that
 LOAD = Script(
     _STATE
+    + f"""
+local function is_small(size)
+  local fields, bytes = redis.pcall('HRANDFIELD', hash, 20), 0
+  for i = 1, #fields do
+    local length = redis.pcall('HSTRLEN', hash, fields[i])
+    bytes = bytes + (tonumber(length) or 0)  -- or the user may not ask
+  end
+  return bytes * size < {WHOLE_BYTES} * #fields or #fields == 0
+end
+
+"""
     + """
 local last, problem = last_commit()
 if problem then return problem end
 redis.call('GET', mirror)
 local size = redis.call('HLEN', hash)
-return {last or false, size, size <= tonumber(ARGV[1]) and redis.call('HGETALL', hash) or false}
+local most = tonumber(ARGV[1])
+local whole = size <= most and (size == 0 or most > 1e14 or is_small(size))
+return {last or false, size, whole and redis.call('HGETALL', hash) or false}
 """
 )
 

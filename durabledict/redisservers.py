@@ -32,8 +32,8 @@ SENTINEL_INTERVAL = 1.0
 #: Seconds for which the Sentinels are left alone when none has answered.
 SENTINEL_PAUSE = 10.0
 
-#: Idle connections that are kept for each timeout.
-KEPT = 8
+#: Idle connections that are kept for each timeout: as many as threads are likely to write at once.
+KEPT = 64
 
 
 class Server:
@@ -50,9 +50,12 @@ class Server:
         #: The client's own timeout: for everything but checks.
         self.timeout: float | None = pool.connection_kwargs.get("socket_timeout")
         limits = [CHECK_TIMEOUT] if self.timeout is None else [CHECK_TIMEOUT, self.timeout]
-        self._checks = OwnConnection(pool, min(limits), greeting)
+        self._check_timeout = min(limits)
+        self._checks = OwnConnection(pool, self._check_timeout, greeting)
         self._check_lock = threading.Lock()
-        self._lock = threading.Lock()
+        self._checking: int | None = None  # the thread that does
+        self._checked_era = 0
+        self._lock = threading.RLock()  # a finalizer may come in the middle
         self._idle: dict[float | None, list[OwnConnection]] = defaultdict(list)
         # Raised by `drop`: a connection that was in use then is not taken back.
         self._era = 0
@@ -61,8 +64,19 @@ class Server:
         self.is_examined = False
 
     def check(self, *requests: bytes) -> list[Any]:
-        """Ask on the connection that is held for checks, one caller at a time. One round trip."""
-        with self._check_lock:
+        """Ask on the connection that is held for checks, one caller at a time. One round trip.
+
+        A caller that has waited for its turn as long as for a reply goes its own way: whoever holds
+        the connection meets an outage, or was interrupted by what now waits for this caller.
+
+        """
+        mine = threading.get_ident()
+        # A signal handler, or a finalizer, in the middle of a check of this very thread.
+        inside = self._checking == mine
+        if inside or not self._check_lock.acquire(timeout=self._check_timeout):
+            return self.ask(requests, self._check_timeout)
+        try:
+            self._checking = mine
             try:
                 return self._checks.ask(*requests)
             except ConnectionError as error:
@@ -70,6 +84,12 @@ class Server:
                     raise
             # The server had closed it: a restart, or its own timeout. To ask twice does no harm.
             return self._checks.ask(*requests)
+        finally:
+            self._checking = None
+            if self._checked_era != self._era:
+                self._checked_era = self._era
+                self._checks.close()
+            self._check_lock.release()
 
     def take(self, timeout: float | None) -> tuple[OwnConnection, int]:
         """Return a connection that is the caller's alone until it is given back, and its era."""
@@ -139,8 +159,13 @@ class Server:
                 except IndexError:
                     break
                 connection.close()
-        with self._check_lock:
-            self._checks.close()
+        # Not waited for: this may be a finalizer in the middle of a check. Who holds it closes it.
+        if self._check_lock.acquire(blocking=False):
+            try:
+                self._checked_era = self._era
+                self._checks.close()
+            finally:
+                self._check_lock.release()
 
 
 class Servers:

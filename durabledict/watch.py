@@ -40,10 +40,9 @@ class Watch:
     def __init__(self, watched: DurableDict[Any, Any], interval: float) -> None:
         self.interval = interval
         self._watched = weakref.ref(watched)
-        self._start()
+        self._make_thread()
 
-    def _start(self) -> None:
-        """Start the thread; once more in a forked child, so that its handle goes on working."""
+    def _make_thread(self) -> None:
         watched: Any = self._watched()
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -52,6 +51,11 @@ class Watch:
             name=f"durabledict-watch-{type(watched).__name__}",
             daemon=True,
         )
+
+    def _start(self) -> None:
+        """Start the thread; once more in a forked child, so that its handle goes on working."""
+        if self._thread.ident is not None:
+            self._make_thread()
         self._thread.start()
 
     @property
@@ -69,7 +73,7 @@ class Watch:
         watched = self._watched()
         if watched is not None and watched._watch is self:  # or its successor would spin
             watched._interrupt_wait()
-        if self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join(timeout)
             if self._thread.is_alive():
                 logger.warning("the watch thread is still busy after %.1f s", timeout)
@@ -93,7 +97,7 @@ def _run(
     waits = False
     while not stopping.is_set():
         watched = reference()
-        if watched is None:
+        if watched is None or watched._is_closed:
             return
         try:
             # The first round, and the one after a failure, compares at once: what was written
