@@ -14,8 +14,6 @@ from .redisservers import RedisServer, wait_until_linked
 from .servers import HOST, wait_until
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 __all__ = ["ClusterServers", "SentinelServer", "SentinelServers", "SlotMigration"]
@@ -71,12 +69,7 @@ class SentinelServers:
             self._cleanup = self._cleanup.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
     @property
@@ -166,11 +159,6 @@ class SlotMigration:
         for node in (self.target, *others):
             self._set(node, b"NODE", identity(self.target))
 
-    def abandon(self) -> None:
-        """Leave the slot with the source; the keys that have moved must be moved back before."""
-        for node in (self.source, self.target):
-            self._set(node, b"STABLE")
-
     def _set(self, node: RedisServer, *words: bytes) -> None:
         with node.client() as client:
             client.execute_command("CLUSTER", "SETSLOT", self.slot, *words)
@@ -201,12 +189,7 @@ class ClusterServers:
             self._cleanup = self._cleanup.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
     def _complete(self) -> bool:

@@ -17,8 +17,6 @@ from .servers import HOST, wait_until
 from .test_sqlite_faults import Other
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 __all__ = ["KEYSPACE", "Keyspace", "close_far", "entries", "open_far", "sync_far"]
@@ -80,12 +78,7 @@ class Keyspace:
             self._stack = opening.pop_all()  # all are open: they stay so until the end
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def client(self, **options: Any) -> redis.Redis:

@@ -29,8 +29,6 @@ from .proxyfaults import (
 from .servers import HOST, PATIENCE, free_port
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 __all__ = ["TcpProxy", "each_chunk"]
@@ -73,17 +71,8 @@ class TcpProxy:
         self._listen()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
 
     @property
     def open_connections(self) -> int:

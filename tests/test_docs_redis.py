@@ -1,4 +1,7 @@
-"""Every example of docs/backends/redis.rst runs, over servers in place of those that it names."""
+"""Every example of docs/backends/redis.rst runs, over servers in place of those that it names.
+
+So do those of Redis in the README and in the quickstart.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,13 +19,16 @@ from typing import Any
 import pytest
 import redis
 
+import durabledict
 from durabledict import RedisDict
 
 from .redisclusters import ClusterServers, SentinelServers
 from .redisservers import Certificates, RedisServer
 from .servers import HOST
 
-PAGE = Path(__file__).parents[1] / "docs" / "backends" / "redis.rst"
+ROOT = Path(__file__).parents[1]
+
+PAGE = ROOT / "docs" / "backends" / "redis.rst"
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -97,6 +104,35 @@ def test_redis_cli_shows_what_the_page_says(server: RedisServer) -> None:
         for command, expected in shown:
             got = run_cli(server, command)
             assert doctest.OutputChecker().check_output(expected, got, FLAGS), (command, got)
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("README.rst", "settings"), ("docs/quickstart.rst", "flags")]
+)
+def test_the_other_pages_open_a_dict_that_works(
+    server: RedisServer, namespace: dict[str, Any], page: str, name: str
+) -> None:
+    server.flush()
+    text = (ROOT / page).read_text()
+    (block,) = [
+        textwrap.dedent(found)
+        for found in re.findall(r"::\n\n((?:    .*\n|\n)+)", text)
+        if "RedisDict" in found
+    ]
+    for there, here in [
+        ("redis.Redis()", f"redis.Redis({HOST!r}, {server.port})"),
+        ('redis.Redis(host="localhost")', f"redis.Redis({HOST!r}, {server.port})"),
+        ("redis://localhost/", f"redis://{HOST}:{server.port}/"),
+    ]:
+        block = block.replace(there, here)
+    assert str(server.port) in block
+    namespace["durabledict"] = durabledict  # which the pages have imported before
+    exec(block, namespace)
+    with namespace[name] as d, server.client() as client:
+        assert isinstance(d, RedisDict)
+        d["k"] = 1
+        assert d == {"k": 1}
+        assert client.exists(name)
 
 
 def acl(text: str) -> list[str]:

@@ -7,22 +7,16 @@ is warned of since Python 3.12. A failed assertion in a child makes its exit sta
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import gc
 import math
 import os
-import signal
 import sqlite3
-import subprocess
 import sys
-import tempfile
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -38,116 +32,14 @@ from durabledict import (
 from durabledict.reading import Syncing
 from durabledict.sqliteconnection import Connection
 
+from .scenarios import PATIENCE, Signal, Stop, end, ended_well, everything_works, fork, run
 from .test_subclassing import FourMethods, Table
-
-ROOT = Path(__file__).parent.parent
-
-# No scenario takes that long: it is when one that hangs becomes a failure.
-PATIENCE = 20.0
-
-
-class Signal:
-    """Something that one process tells another, once for each that waits."""
-
-    def __init__(self) -> None:
-        self._reads, self._writes = os.pipe()
-
-    def give(self, times: int = 1) -> None:
-        os.write(self._writes, b"." * times)
-
-    def wait(self, times: int = 1) -> None:
-        for _ in range(times):
-            assert os.read(self._reads, 1) == b"."
-
-
-class Stop:
-    """A place in the code at which one thread stops, the first time it comes there."""
-
-    def __init__(self) -> None:
-        self.reached, self.goes_on = threading.Event(), threading.Event()
-        self.thread: threading.Thread | None = None
-        self.errors: list[BaseException] = []
-
-    def here(self) -> None:
-        if threading.current_thread() is self.thread and not self.reached.is_set():
-            self.reached.set()
-            assert self.goes_on.wait(PATIENCE)
-
-    def before(self, durable: object, name: str) -> None:
-        """Stop at the beginning of a method."""
-        original = getattr(durable, name)
-
-        def stopping(*arguments: Any, **named: Any) -> Any:
-            self.here()
-            return original(*arguments, **named)
-
-        setattr(durable, name, stopping)
-
-    @contextmanager
-    def by(self, action: Callable[[], object]) -> Iterator[None]:
-        """Run `action` in a thread; the body begins when it has stopped. It must not fail."""
-
-        def run() -> None:
-            try:
-                action()
-            except BaseException as error:
-                self.errors.append(error)
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-        assert self.reached.wait(PATIENCE)
-        try:
-            yield
-        finally:
-            self.goes_on.set()
-            self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
-        assert not self.errors
-
-
-def fork(child: Callable[[], object]) -> int:
-    """Run a function in a forked child; return its id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        end(child)
-    return pid
-
-
-def end(action: Callable[[], object]) -> NoReturn:
-    signal.alarm(int(PATIENCE))
-    status = 1
-    try:
-        action()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    os._exit(status)
-
-
-def ended_well(*pids: int) -> None:
-    """Wait for children and check that no assertion failed in them."""
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * len(pids)
 
 
 def opened(kind: str, place: Path, **options: Any) -> Any:
     if kind == "memory":
         return MemoryDict(storage=MemoryStorage.named(str(place)), **options)
     return SqliteDict(place / "x.sqlite", timeout=PATIENCE, **options)
-
-
-def everything_works(d: Any) -> None:
-    """Read and write in every way; the dict holds k = 1."""
-    assert d["k"] == 1
-    assert d.copy() == {"k": 1}
-    d["l"] = 2
-    assert d.compute("k", lambda value: value + 1) == 2
-    assert d.pop("l") == 2
-    assert list(d.items()) == [("k", 2)]
-    d.replace_all({"k": 1})
-    assert d.sync(force=True) is False
 
 
 def is_syncing(d: object) -> bool:
@@ -911,41 +803,3 @@ def test_dicts_that_are_gone_are_not_marked() -> None:
     del d
     gc.collect()
     assert identity not in forking._living
-
-
-# -- running them ---------------------------------------------------------------------------------
-
-
-def run(scenario: Callable[..., None], *arguments: object) -> None:
-    """Run a scenario in an interpreter of its own; its last argument is the place."""
-    program = (
-        "import pathlib, sys; from tests import test_forks; "
-        "test_forks.start(sys.argv[1], *sys.argv[2:-1], pathlib.Path(sys.argv[-1]))"
-    )
-    warnings = ("-W", "ignore::DeprecationWarning")
-    texts = [str(argument) for argument in arguments]
-    command = [sys.executable, *warnings, "-c", program, scenario.__name__, *texts]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            status = process.wait(4 * PATIENCE)
-        finally:
-            # A child that hangs inside os.fork has had no time to set an alarm.
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
-        output.seek(0)
-        text = output.read()
-    assert status == 0, text
-    assert text == ""
-
-
-def start(name: str, *arguments: Any) -> None:
-    # A process that hangs shows where, and is ended; a forked child sets its own alarm.
-    faulthandler.register(signal.SIGALRM, chain=True)
-    signal.alarm(2 * int(PATIENCE))
-    globals()[name](*arguments)

@@ -20,11 +20,12 @@ import pytest
 import redis
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis.backoff import AbstractBackoff, ExponentialBackoff
+from redis.cache import CacheConfig, CacheFactory
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 
 import durabledict
-from durabledict import RedisDict
+from durabledict import RedisDict, redisservers
 
 from . import not_measured
 from .redisservers import Certificates, RedisServer
@@ -136,10 +137,9 @@ def with_retries(server: RedisServer) -> redis.Redis:
 
 def with_cache(server: RedisServer) -> redis.Redis:
     """With settings of a client-side cache, which a server before 7.4 does not take."""
-    cache = pytest.importorskip("redis.cache", reason="redis-py has one since version 5.1")
     client = redis.Redis(host=HOST, port=server.port, password=server.password, protocol=3)
     pool = client.connection_pool
-    pool.cache = cache.CacheFactory(cache.CacheConfig(max_size=100)).get_cache()
+    pool.cache = CacheFactory(CacheConfig(max_size=100)).get_cache()
     pool.connection_kwargs["cache"] = pool.cache
     return client
 
@@ -345,8 +345,10 @@ def test_what_is_no_client_is_refused(connection: object) -> None:
 def test_an_asyncio_client_is_refused(server: RedisServer) -> None:
     import redis.asyncio
 
-    with pytest.raises(TypeError, match="asyncio"):
-        RedisDict("k", redis.asyncio.Redis(port=server.port))
+    for single in (False, True):
+        client = redis.asyncio.Redis(port=server.port, single_connection_client=single)
+        with pytest.raises(TypeError, match="asyncio"):
+            RedisDict("k", client)
 
 
 @pytest.mark.parametrize("keyspace", [None, b"k", 1])
@@ -475,7 +477,10 @@ def test_a_closed_dict_reads_on_and_another_one_opens_anew(server: RedisServer) 
         wait_until(lambda: not connections(server), "the connections are closed")
 
 
-def test_many_threads_leave_a_few_connections(server: RedisServer) -> None:
+def test_many_threads_leave_a_few_connections(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redisservers, "KEPT", 8)
     with server.client(client_name=NAME) as client, RedisDict[int, int]("k", client) as d:
         barrier = threading.Barrier(32)
 

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from durabledict import RedisDict
+from durabledict import redis as backend
 from durabledict.redisscripts import DELTA
 
 from .redisreaders import KEYSPACE, Keyspace
@@ -314,3 +315,139 @@ def test_a_hash_of_0_9_is_read_and_adopted_by_the_first_write(
     keyspace.second_writer["key 2"] = "adopted"
     assert len(keyspace.ids()) == 1
     keyspace.check_strict({**old, "key 1": "newer", "key 2": "adopted"})
+
+
+def test_what_is_more_than_a_commit_takes_is_several(
+    redis_server: RedisServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 2.1: each follows on the one before, and the writer's own copy on all of them."""
+    monkeypatch.setattr(backend, "COMMIT_KEYS", 1000)
+    d = keyspace.writer
+    d["before"] = 1
+    first = {f"first {number}": number for number in range(2500)}
+    with redis_server.counting() as calls:
+        d.update(first)
+    assert calls["xadd"] == 3
+    expected = {"before": 1, **first}
+    assert dict.items(d) == expected.items()
+    keyspace.check_strict(expected)
+    # Two are left as they are, one is written anew, and the others go.
+    second = {f"second {number}": number for number in range(1500)}
+    second |= {"before": 2, "first 0": 0, "first 2499": 2499}
+    with redis_server.counting() as calls:
+        d.replace_all(second)
+    assert calls["xadd"] == 2 + 3
+    assert dict.items(d) == second.items()
+    keyspace.check_strict(second)
+    with redis_server.counting() as calls:
+        commit = d.depersist_many([*second, *second])
+    assert (calls["xadd"], calls["hexists"]) == (2, 1503)
+    assert commit is not None
+    assert {*commit.removed} == {*second}
+    keyspace.check_strict({})
+
+
+def test_a_commit_takes_as_many_keys_as_it_may(
+    redis_server: RedisServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "COMMIT_KEYS", 1000)
+    d = keyspace.writer
+    for number, commits in ((1000, 1), (1001, 2)):
+        d.replace_all({"old": 1})
+        entries = {(number, key): key for key in range(number)}
+        with redis_server.counting() as calls:
+            d.update(entries)
+        assert calls["xadd"] == commits
+        keyspace.check_strict({"old": 1, **entries})
+    # One that takes away as well, or the additions and then the removal.
+    for number, commits in ((1000, 1), (1001, 3)):
+        d.replace_all({"old": 1})
+        entries = {(number, key): key for key in range(number)}
+        with redis_server.counting() as calls:
+            d.replace_all(entries)
+        assert calls["xadd"] == commits
+        keyspace.check_strict(entries)
+
+
+def test_a_commit_takes_as_many_bytes_as_it_may(
+    redis_server: RedisServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 2.1: of keys and payloads together; an entry that is larger has a commit for itself."""
+    d = keyspace.writer
+    d["00"] = "x" * 100
+    size = 2 + keyspace.raw.hstrlen(keyspace.hash, "00")
+    monkeypatch.setattr(backend, "COMMIT_BYTES", 3 * size)
+    for number, commits in ((3, 1), (4, 2), (6, 2), (7, 3)):
+        d.clear()
+        entries = {f"{key:02}": "x" * 100 for key in range(number)}
+        with redis_server.counting() as calls:
+            d.update(entries)
+        assert calls["xadd"] == commits
+        keyspace.check_strict(entries)
+    d.clear()
+    entries = {"large": "x" * 1000, "small": "x", "larger": "x" * 2000, "last": "x"}
+    with redis_server.counting() as calls:
+        d.update(entries)
+    assert calls["xadd"] == 4
+    keyspace.check_strict(entries)
+    long = {f"{key:02}" + "k" * (size - 2): key for key in range(7)}
+    d.update(long)
+    with redis_server.counting() as calls:
+        d.depersist_many(long)
+    assert calls["xadd"] == 3
+    keyspace.check_strict(entries)
+
+
+def test_many_long_keys_do_not_fill_the_server(keyspace: Keyspace) -> None:
+    """Rule 2.1: the stream keeps fewer entries, and a reader that slept through more reloads."""
+    keyspace.watched.close()
+    expected = {}
+    for number in range(600):
+        key = f"{number:05}" + "x" * 20_000
+        keyspace.writer[key] = expected[key] = number
+    assert keyspace.raw.memory_usage(keyspace.stream, samples=0) < 8_000_000
+    for reader in (keyspace.strict, keyspace.manual, keyspace.second_writer):
+        reader.sync()
+        assert dict(reader) == expected
+
+
+WRITES: dict[str, Callable[[Dict], object]] = {
+    "set": lambda d: d.__setitem__("a", 5),
+    "delete": lambda d: d.__delitem__("a"),
+    "update": lambda d: d.update(a=5, n=6),
+    "setdefault": lambda d: d.setdefault("n", 7),
+    "pop": lambda d: d.pop("b"),
+    "compute": lambda d: d.compute("c", lambda value: value + 1),
+    "replace_all": lambda d: d.replace_all({"b": 5}),
+    "clear": lambda d: d.clear(),
+}
+
+LAST = 2**53 - 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", WRITES)
+def test_when_the_numbers_are_used_up_nothing_is_written(
+    keyspace: Keyspace, name: str, own: bool
+) -> None:
+    """A number beyond these is none that Lua can tell from the next.
+
+    :param own: whether the last one is the writer's own
+
+    """
+    d = keyspace.writer
+    d.update(START)
+    last = LAST - 1 if own else LAST
+    keyspace.raw.xadd(keyspace.stream, {"1": b"ka"}, id=f"{last}-1")
+    if own:
+        d["a"] = 1
+        assert d.last_synced is not None
+        assert d.last_synced[0] == LAST
+    else:
+        d.sync()
+    before = [keyspace.raw.dump(key) for key in (keyspace.hash, keyspace.stream, keyspace.mirror)]
+    with pytest.raises(redis.ResponseError, match="used up"):
+        WRITES[name](d)
+    after = [keyspace.raw.dump(key) for key in (keyspace.hash, keyspace.stream, keyspace.mirror)]
+    assert after == before
+    keyspace.check_strict(START)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,7 +26,7 @@ from durabledict.redisscripts import (
 
 from .redisreaders import KEYSPACE, Keyspace, entries
 from .redisservers import RedisServer
-from .servers import HOST, wait_until
+from .servers import HOST, PATIENCE, wait_until
 from .tcpproxy import TcpProxy
 
 START = {"a": 1, "b": 2, "c": 3}
@@ -361,6 +362,56 @@ def test_a_read_into_a_black_hole_times_out_and_the_next_tells_the_truth(
     proxy.mend()
     assert cut["a"] == "meanwhile"
     keyspace.check_strict()
+
+
+@pytest.fixture
+def cut_in_the_end(proxy: TcpProxy) -> Iterator[None]:
+    """Who waits without end gets another error, and does not keep the tests waiting."""
+    timer = threading.Timer(PATIENCE, proxy.cut)
+    timer.start()
+    yield
+    timer.cancel()
+    timer.join()
+
+
+@pytest.mark.usefixtures("cut_in_the_end")
+def test_a_check_has_an_end_where_the_client_waits_for_ever(
+    keyspace: Keyspace, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 2.5."""
+    monkeypatch.setattr("durabledict.redisservers.CHECK_TIMEOUT", TIMEOUT)
+    with redis.Redis(host=HOST, port=proxy.port, socket_timeout=None) as client:
+        d = keyspace.open(client)
+        assert d["a"] == 1
+        d._look_at = math.inf
+        swallowed = proxy.swallow(GET)
+        with pytest.raises(redis.TimeoutError):
+            d["a"]
+        assert swallowed.hits == 1
+        keyspace.writer["a"] = "meanwhile"
+        assert d["a"] == "meanwhile"
+
+
+@pytest.mark.usefixtures("cut_in_the_end")
+@pytest.mark.parametrize("timeout", [None, 10.0])
+def test_a_wait_has_an_end_where_the_server_does_not_end_it(
+    keyspace: Keyspace, proxy: TcpProxy, timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 2.8.
+
+    :param timeout: the client's
+
+    """
+    monkeypatch.setattr("durabledict.redisquestions.LATE", TIMEOUT)
+    with redis.Redis(host=HOST, port=proxy.port, socket_timeout=timeout) as client:
+        d = keyspace.open(client)
+        swallowed = proxy.swallow(b"XREAD")
+        with pytest.raises(redis.TimeoutError, match="XREAD"):
+            d.wait(d.last_synced, 0.01)
+        assert swallowed.hits == 1
+        keyspace.writer["a"] = "meanwhile"
+        assert d.wait(d.last_synced, PATIENCE) is True
+        assert d["a"] == "meanwhile"
 
 
 def test_reads_while_connections_are_refused_raise_and_come_back(

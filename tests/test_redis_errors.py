@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
 
 from durabledict import DurableDictError, RedisDict
 from durabledict import redis as backend
@@ -543,23 +542,3 @@ def test_what_writes_nothing_needs_no_replica(keyspace: Keyspace) -> None:
     d.replace_all(START)
     assert d.setdefault("a", 9) == 1
     keyspace.check_strict(START)
-
-
-@pytest.mark.parametrize("connection", [None, object(), 5, "redis://localhost"])
-def test_what_is_no_client_is_refused(connection: Any) -> None:
-    with pytest.raises(TypeError, match=r"redis\.Redis"):
-        RedisDict[Any, Any](KEYSPACE, connection)
-
-
-def test_an_asyncio_client_is_refused() -> None:
-    for client in (redis.asyncio.Redis(), redis.asyncio.Redis(single_connection_client=True)):
-        with pytest.raises(TypeError, match="asyncio"):
-            RedisDict[Any, Any](KEYSPACE, client)
-
-
-@pytest.mark.parametrize("keyspace_name", [b"settings", None, 5])
-def test_a_keyspace_that_is_no_text_is_refused(
-    redis_client: redis.Redis, keyspace_name: Any
-) -> None:
-    with pytest.raises(TypeError, match="keyspace="):
-        RedisDict[Any, Any](keyspace_name, redis_client)

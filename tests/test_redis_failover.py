@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, ReadOnlyError, TimeoutError
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError
+from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from durabledict import RedisDict
 from durabledict.redisservers import SENTINEL_PAUSE
@@ -308,7 +308,7 @@ def test_an_address_that_stays_with_a_replica_is_an_outage(pair: Pair) -> None:
 
 def test_what_a_replica_acknowledged_survives_the_promotion(pair: Pair) -> None:
     """Rule 0.8."""
-    writer = pair.dict(wait=(1, PATIENCE * 1000))
+    writer = pair.dict(wait=(1, int(1000 * PATIENCE)))
     for number in range(50):
         writer[number] = number
     writer.update(dict.fromkeys(range(50, 3000), "many"))
@@ -337,7 +337,7 @@ WRITES: dict[str, Any] = {
 def test_what_no_replica_acknowledged_in_time_is_of_unknown_outcome(pair: Pair, write: Any) -> None:
     """Rule 0.8: it is done on the primary, and may be lost with it."""
     writer = pair.dict(wait=(1, 20))
-    patient = pair.dict(wait=(1, PATIENCE * 1000))
+    patient = pair.dict(wait=(1, int(1000 * PATIENCE)))
     patient["a"] = 1
     writer.sync()
     pair.new.pause()
@@ -551,3 +551,44 @@ def test_a_client_of_a_replica_is_refused(sentinels: SentinelServers) -> None:
     sentinel: Any = sentinels.sentinel()
     with sentinel.slave_for(sentinels.name) as client, pytest.raises(ReadOnlyError, match="old"):
         AnyDict("k", client)
+
+
+class Fake:
+    """A manager of sentinels that names whichever server it is told to."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.asked = 0
+
+    def discover_master(self, name: str) -> tuple[str, int]:
+        assert name == "m"
+        self.asked += 1
+        return HOST, self.server.port
+
+
+def test_a_primary_that_sentinel_names_no_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 2.6: cut off from the others it is still a primary, by its own word."""
+    now = 1000.0
+    monkeypatch.setattr("durabledict.reading.monotonic", lambda: now)
+    with RedisServer() as a, RedisServer() as b:
+        for server, value in ((a, "a"), (b, "b")):
+            with server.client() as client, AnyDict("k", client) as d:
+                d["k"] = value
+        fake = Fake(a)
+        pool: Any = SentinelConnectionPool("m", fake)  # type: ignore[no-untyped-call]
+        with redis.Redis(connection_pool=pool) as client, AnyDict("k", client) as d:
+            assert d["k"] == "a"
+            asked = fake.asked
+            for _ in range(5):
+                assert d.sync() is False
+            assert fake.asked == asked
+            fake.server = b
+            now += 1.0
+            assert d["k"] == "b"
+            assert d.last_synced is not None
+            fake.server = a
+            now += 1.0
+            assert d.sync() is True
+            assert dict(d) == {"k": "a"}
+            assert fake.asked > asked
+        pool.disconnect()

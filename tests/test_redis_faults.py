@@ -6,17 +6,20 @@ test_redis_cuts.py; what the server refuses: test_redis_errors.py.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from durabledict import RedisDict
+from durabledict import RedisDict, redisload
 from durabledict import redis as backend
 
 from .redisreaders import KEYSPACE, Keyspace, entries
@@ -270,6 +273,46 @@ def test_a_server_that_evicts_everything_is_told_truly() -> None:
         assert gone == 3
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
+def test_a_server_that_may_evict_dicts_is_warned_of_once_for_each_client(
+    policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule 2.9."""
+    with RedisServer() as server, server.client() as client, server.client() as another:
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", policy)
+        with (
+            RedisDict[str, int]("one", client) as one,
+            RedisDict[str, int]("two", client) as two,
+            RedisDict[str, int]("one", another) as three,
+        ):
+            for d in (one, two, three):
+                d["k"] = 1
+                d.sync(force=True)
+    records = [record for record in caplog.records if record.name == "durabledict.redis"]
+    assert [record.levelno for record in records] == [logging.WARNING] * 2
+    for record in records:
+        message = record.getMessage()
+        assert "noeviction" in message
+        assert f"holds {100 * 2**20} bytes (maxmemory-policy {policy})" in message
+
+
+@pytest.mark.parametrize(
+    ("maxmemory", "policy"),
+    [("0", "allkeys-lru"), ("100mb", "noeviction"), ("100mb", "volatile-lru")],
+)
+def test_a_server_that_evicts_no_dict_is_not_warned_of(
+    maxmemory: str, policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer() as server, server.client() as client:
+        client.config_set("maxmemory", maxmemory)
+        client.config_set("maxmemory-policy", policy)
+        with RedisDict[str, int]("k", client) as d:
+            d["k"] = 1
+            d.sync(force=True)
+    assert not caplog.records
+
+
 # -- the server -----------------------------------------------------------------------------------
 
 
@@ -343,7 +386,15 @@ def write_until_told(port: int, name: str, folder: Path) -> tuple[int, int, int]
     """Write through outages; return the last number tried, the additions, and the errors."""
     plain, added = (Counter(folder / f"{name}.{what}") for what in ("set", "add"))
     errors = tried = 0
-    client = redis.Redis(host=HOST, port=port, socket_timeout=10)
+    client = redis.Redis(host=HOST, port=port, socket_timeout=10, retry=Retry(NoBackoff(), 0))
+
+    def answers() -> bool:
+        try:
+            client.ping()
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+        return True
+
     with client, RedisDict[Any, Any](KEYSPACE, client, autosync=False, on_outage="stale") as d:
         while not (folder / "stop").exists():
             tried += 1
@@ -355,7 +406,7 @@ def write_until_told(port: int, name: str, folder: Path) -> tuple[int, int, int]
             except (redis.ConnectionError, redis.TimeoutError):
                 # Whichever of the two it was: at most one addition is not known of.
                 errors += 1
-                time.sleep(0.005)
+                wait_until(answers, "the server is back")
     return tried, added.value, errors
 
 
@@ -525,6 +576,40 @@ def test_a_load_in_chunks_begins_anew_when_the_server_restarts_in_between() -> N
         thread.join()
         assert loaded == [keyspace.truth()]
         assert scans.hits > 4
+
+
+@pytest.mark.parametrize("changes", range(redisload.TRIES + 1))
+def test_a_load_in_chunks_begins_anew_when_the_server_is_another_one_at_its_end(
+    redis_server: RedisServer, redis_url: str, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 2.4: after so many times all is asked for in one reply.
+
+    :param changes: in how many of the tries the server is another one
+
+    """
+    looks = itertools.count()
+
+    def identity(replies: list[Any]) -> list[bytes]:
+        number, is_end = divmod(next(looks), 2)
+        assert len(replies) == 2
+        return [b"another" if is_end and number < changes else b"one"]
+
+    monkeypatch.setattr("durabledict.redisload._identity", identity)
+    with (
+        redis_server.client() as direct,
+        RedisDict[Any, Any](KEYSPACE, direct) as writer,
+        TcpProxy(redis_server.port) as proxy,
+        redis.Redis(host=HOST, port=proxy.port) as client,
+    ):
+        writer.update(LARGE)
+        begun = proxy.watch(b"\r\n$1\r\n0\r\n$5\r\nCOUNT\r\n")
+        with redis_server.counting() as calls:
+            d = RedisDict[Any, Any](KEYSPACE, client, autosync=False)
+        assert dict(d) == LARGE
+        assert begun.hits == min(changes + 1, redisload.TRIES)
+        assert calls["hgetall"] == (changes == redisload.TRIES)
+        assert d.sync() is False
+        d.close()
 
 
 def test_each_load_while_somebody_writes_is_one_state_that_there_was(

@@ -7,17 +7,13 @@ is warned of since Python 3.12. A failed assertion in a child makes its exit sta
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import gc
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +22,8 @@ import redis
 from durabledict import RedisDict, redisservers
 
 from .redisclusters import ClusterServers
+from .scenarios import PATIENCE, Signal, Stop, ended_well, everything_works, fork, run
 from .servers import wait_until
-from .test_forks import PATIENCE, Signal, Stop, ended_well, everything_works, fork
-
-ROOT = Path(__file__).parent.parent
 
 NAME = "of-the-scenario"
 
@@ -44,6 +38,18 @@ def connections(url: str) -> set[str]:
     with redis.Redis.from_url(url) as client:
         rows: Any = client.client_list()
     return {row["id"] for row in rows if row["name"] == NAME}
+
+
+def inodes(numbers: Iterable[int]) -> dict[int, int]:
+    """What is open under these numbers: another socket may come under one that was given up."""
+    return {number: os.fstat(number).st_ino for number in numbers}
+
+
+def sockets_of(d: Any) -> dict[int, int]:
+    """The sockets of a dict that is not in use: the one for checks, and those for all else."""
+    server = d._primary.server
+    idle = [connection for kept in server._idle.values() for connection in kept]
+    return inodes(each._connection._sock.fileno() for each in (server._checks, *idle))
 
 
 def both_go_on(url: str) -> None:
@@ -101,18 +107,28 @@ def child_exits(url: str) -> None:
 
 
 def child_forgets(url: str) -> None:
-    """Rule 0.9: what was inherited stays referenced, also when its dict is gone."""
+    """Rule 0.9: what was inherited stays referenced and open, also when its dict is gone."""
     dicts = [opened(url)]
     dicts[0]["k"] = 1
+    assert dicts[0]["k"] == 1
     parents = connections(url)
+    held = sockets_of(dicts[0])
+    assert len(held) == 2
 
-    def child() -> None:
+    def child(uses: bool) -> None:
+        if uses:
+            everything_works(dicts[0])
+        gone = weakref.ref(dicts[0]), weakref.ref(dicts[0].connection)
         dicts.clear()
         gc.collect()
+        assert [reference() for reference in gone] == [None, None]
+        assert inodes(held) == held
 
-    ended_well(fork(child))
-    assert connections(url) == parents
+    for uses in (False, True):
+        ended_well(fork(partial(child, uses)))
+        wait_until(lambda: connections(url) == parents, "the child's are closed, and no other")
     everything_works(dicts[0])
+    assert connections(url) == parents
 
 
 def child_closes_what_it_never_used(url: str) -> None:
@@ -245,23 +261,26 @@ def connection_is_in_use(url: str) -> None:
 
 def forked_past_the_hooks(url: str) -> None:
     """As an embedding C program does it: the id of the process tells."""
-    d = opened(url)
-    d["k"] = 1
-    assert d["k"] == 1
+    dicts = [opened(url)]
+    dicts[0]["k"] = 1
+    assert dicts[0]["k"] == 1
     parents = connections(url)
+    held = sockets_of(dicts[0])
     child = ctypes.PyDLL(None).fork()
     if child == 0:
         status = 1
         try:
-            everything_works(d)
+            everything_works(dicts[0])
             assert len(connections(url)) > len(parents)
-            d.close()
+            dicts.pop().close()
+            gc.collect()
+            assert inodes(held) == held
             status = 0
         finally:
             os._exit(status)
     ended_well(child)
     assert connections(url) == parents
-    everything_works(d)
+    everything_works(dicts[0])
 
 
 SCENARIOS: list[Callable[[str], None]] = [
@@ -301,34 +320,3 @@ def dict_on_a_cluster(url: str) -> None:
 def test_on_a_cluster_as_well(scenario: Callable[[str], None]) -> None:
     with ClusterServers() as servers:
         run(scenario, servers.url)
-
-
-def run(scenario: Callable[..., None], url: str) -> None:
-    """Run a scenario in an interpreter of its own."""
-    program = "import sys; from tests import test_redis_forks as t; t.start(*sys.argv[1:])"
-    warnings = ("-W", "ignore::DeprecationWarning")
-    command = [sys.executable, *warnings, "-c", program, scenario.__name__, url]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            status = process.wait(4 * PATIENCE)
-        finally:
-            # A child that hangs inside os.fork has had no time to set an alarm.
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
-        output.seek(0)
-        text = output.read()
-    assert status == 0, text
-    assert text == ""
-
-
-def start(name: str, url: str) -> None:
-    # A process that hangs shows where, and is ended; a forked child sets its own alarm.
-    faulthandler.register(signal.SIGALRM, chain=True)
-    signal.alarm(2 * int(PATIENCE))
-    globals()[name](url)

@@ -35,7 +35,7 @@ from durabledict import JSONEncoding, SqliteDict
 from durabledict.keys import encode_key
 from durabledict.sqliteschema import COMMITS_KEPT, TRIM_EACH
 
-from .test_forks import Signal, ended_well, fork
+from .scenarios import Signal, ended_well, fork
 from .test_processes import PATIENCE, READS, Counter, opened, processes, publish, spawning
 
 
