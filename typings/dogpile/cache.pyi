@@ -1,0 +1,9 @@
+from collections.abc import Mapping
+from typing import Any
+
+class CacheRegion:
+    backend: Any
+    def configure(self, backend: str, *, arguments: Mapping[str, Any] = ...) -> CacheRegion: ...
+    def set_multi(self, mapping: Mapping[str, Any]) -> None: ...
+
+def make_region() -> CacheRegion: ...
