@@ -13,15 +13,13 @@ import shelve
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import diskcache
 import sqlitedict
 
-from .measure import Statement
+from .peer import Peer
 
-__all__ = ["SELECT", "UPSERT", "Peer", "bare_table", "connected", "peers"]
+__all__ = ["SELECT", "UPSERT", "bare_table", "connected", "peers"]
 
 CREATE = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB)"
 SELECT = "SELECT value FROM entries WHERE key = ?"
@@ -29,32 +27,6 @@ UPSERT = """
     INSERT INTO entries (key, value) VALUES (?, ?)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value
 """
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Something that a `SqliteDict` is compared with.
-
-    :param name: in the tables
-    :param read: the statement that reads the key `k`
-    :param write: the statement that writes the next one of the values `v` to the next one of the
-        keys `k`, and does not return before the write is as durable as this peer makes it
-    :param names: what the other names in both stand for
-
-    """
-
-    name: str
-    read: str
-    write: str
-    names: Mapping[str, Any]
-
-    def reading(self, key: str) -> Statement:
-        """Return the statement that reads the value of a key."""
-        return Statement(self.read, **self.names, k=key)
-
-    def writing(self, keys: Iterator[str], values: Iterator[str]) -> Statement:
-        """Return the statement that writes the next value to the next key."""
-        return Statement(self.write, **self.names, k=keys, v=values)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from redis.cache import CacheConfig
 
 from tests.redisservers import RedisServer
 
-from .peers import Peer
+from .peer import Peer
 
 __all__ = ["LeftOut", "redis_peers"]
 

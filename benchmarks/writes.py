@@ -12,7 +12,8 @@ from itertools import count, cycle
 from durabledict import SqliteDict
 
 from .measure import Comparison, Statement, compare
-from .peers import UPSERT, Peer, bare_table, connected, peers
+from .peer import Peer
+from .peers import UPSERT, bare_table, connected, peers
 from .reads import entries
 from .tables import Row
 
