@@ -173,9 +173,9 @@ class OwnConnection:
 
         To fall asleep and be woken takes more than half of a round trip to a server on another core
         of the same machine: a strict read takes 73 us so, and 45 us by spinning. In between, the
-        processor is offered to others. Over a network, or where the server
-        needs this very core, spinning is no faster; so a few of a thousand requests are timed in
-        either way, and the others go the faster one.
+        processor is offered to others. Over a network, or where the server needs this very core,
+        spinning is no faster; so a few of a thousand requests are timed in either way, and the
+        others go the faster one.
 
         """
         ends = reading.monotonic() + SPIN

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError, ResponseError
 from .redisprimary import Primary
 from .redisscripts import DELTA, LOAD, pack
 
-__all__ = ["load"]
+__all__ = ["delta", "load"]
 
 Decode = Callable[[list[bytes], list[bytes]], dict[Any, Any]]
 Keys = Callable[[list[bytes]], list[Any]]

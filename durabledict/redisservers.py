@@ -77,6 +77,7 @@ class Server:
             return self.ask(requests, self._check_timeout)
         try:
             self._checking = mine
+            self._close_if_dropped()
             try:
                 return self._checks.ask(*requests)
             except ConnectionError as error:
@@ -86,10 +87,19 @@ class Server:
             return self._checks.ask(*requests)
         finally:
             self._checking = None
-            if self._checked_era != self._era:
-                self._checked_era = self._era
-                self._checks.close()
+            self._close_if_dropped()
             self._check_lock.release()
+
+    def _close_if_dropped(self) -> None:
+        """Close the connection for checks if `drop` was called since. Its lock is held.
+
+        Before a check and after it: a `drop` that comes between the look at the end of one and the
+        release of the lock finds the lock taken, and leaves it to the next.
+
+        """
+        if self._checked_era != self._era:
+            self._checked_era = self._era
+            self._checks.close()
 
     def take(self, timeout: float | None) -> tuple[OwnConnection, int]:
         """Return a connection that is the caller's alone until it is given back, and its era."""
@@ -162,8 +172,7 @@ class Server:
         # Not waited for: this may be a finalizer in the middle of a check. Who holds it closes it.
         if self._check_lock.acquire(blocking=False):
             try:
-                self._checked_era = self._era
-                self._checks.close()
+                self._close_if_dropped()
             finally:
                 self._check_lock.release()
 

@@ -116,6 +116,19 @@ def test_a_look_ends_when_the_reply_does_not_come(
     assert len(yielded) in (4, 5)  # as the floats round
 
 
+def test_a_drop_that_finds_a_check_about_to_end_is_heard_by_the_next(
+    redis_client: redis.Redis,
+) -> None:
+    """Else that one is answered by the server that was left (rule 2.6)."""
+    with RedisDict[str, int]("s", redis_client) as d:
+        server = d._primary.server
+        request = pack((b"CLIENT", b"ID"))
+        before = server.check(request)
+        with server._check_lock:  # past its own look, and not yet released
+            server.drop()
+        assert server.check(request) != before
+
+
 # -- what a wake-up brings along -------------------------------------------------------------------
 
 
