@@ -9,7 +9,7 @@ process), `syncing` (when they are compared with the store) and `reading` (how r
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import MappingProxyType
@@ -85,6 +85,9 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     #: The name of this dict in its store; signatures are bound to it.
     keyspace: str = ""
 
+    # Whether the constructor loads the entries, or the first read does.
+    _loads_at_once = True
+
     _syncing_class: ClassVar[type]
 
     def __init__(
@@ -107,6 +110,8 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         self._writers = None if self._has_compare_and_set() else threading.RLock()
         super().__init__(autosync, on_outage, max_stale)
         forking.register(self)
+        if not self._loads_at_once:
+            return
         try:
             self._compare()
         except self.unavailable as error:
@@ -127,7 +132,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises Exception: the driver's own. When the outcome is unknown, the next read reloads
 
         """
-        self._write(self._persist, canonical_key(key), value)
+        self._write(self._persist, self._canonical(key), value)
 
     def __delitem__(self, key: K) -> None:
         """Remove ``d[key]`` from the store, then here. One round trip.
@@ -135,7 +140,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises KeyError: the store holds no such key
 
         """
-        key = canonical_key(key)
+        key = self._canonical(key)
         commit = self._write(self._remove, key)
         if isinstance(commit, Commit) and key not in commit.removed:
             raise KeyError(key)
@@ -155,7 +160,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises EncodingError: a value that cannot be encoded; nothing was sent
 
         """
-        entries = _entries(other, named)
+        entries = self._entries(other, named)
         self._require_open()
         if entries:
             self._write(self.persist_many, entries)
@@ -171,7 +176,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         No reader ever sees an empty dict in between. One round trip.
 
         """
-        self._write(self._replace_all, _entries(mapping, {}))
+        self._write(self._replace_all, self._entries(mapping, {}))
 
     def clear(self) -> None:
         """Remove every key from the store, also those this process has not heard of yet."""
@@ -189,12 +194,11 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises DecodingError: the key is there and its payload cannot be decoded
 
         """
-        key = canonical_key(key)
+        key = self._canonical(key)
         self._require_open()
         self._sync_for_write()
-        self._require_decodable(key)
         # The very object of the local copy, as `dict.setdefault` returns it.
-        value = dict.get(self, key, MISSING)
+        value = self._seen(key)
         if value is not MISSING:
             return value
         commit = self._write(self._setdefault, key, default)
@@ -213,7 +217,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
-        key = canonical_key(key)
+        key = self._canonical(key)
         try:
             commit = self._write(self._pop_there, key)
         except _AbsentError:
@@ -241,9 +245,8 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         gone: set[K] = set()
         while True:
             self._sync_for_write()
-            with self._copy_lock:
-                key = next((key for key in dict.__reversed__(self) if key not in gone), MISSING)
-            if key is MISSING:
+            key = self._newest(gone)
+            if isinstance(key, Missing):
                 raise KeyError("popitem(): the dictionary is empty")
             value: V | Missing = self.pop(key, MISSING)
             if not isinstance(value, Missing):
@@ -303,7 +306,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises NotImplementedError: the backend has no `_compare_and_set`
 
         """
-        return atomic.compare_and_set(self, canonical_key(key), old, new)
+        return atomic.compare_and_set(self, self._canonical(key), old, new)
 
     @overload
     def compute(self, key: K, function: Callable[[Any], V], default: Any = MISSING) -> V: ...
@@ -330,7 +333,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises NotImplementedError: the backend has no `_compare_and_set`
 
         """
-        return atomic.compute(self, canonical_key(key), function, default)
+        return atomic.compute(self, self._canonical(key), function, default)
 
     def edit(self, key: K) -> AbstractContextManager[V]:
         """Change a mutable value in place: ``with d.edit("tags") as tags: tags.append("new")``.
@@ -343,7 +346,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         :raises NotImplementedError: the backend has no `_compare_and_set`
 
         """
-        return atomic.edit(self, canonical_key(key))
+        return atomic.edit(self, self._canonical(key))
 
     # -- syncing ------------------------------------------------------------------------------
 
@@ -527,6 +530,17 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         self.depersist(key)
         return value
 
+    def _canonical(self, key: Any) -> Any:
+        """Return the form of `key` in which the local copy holds it.
+
+        A backend whose place for keys takes others than `durabledict.keys` says, or fewer, has
+        its own.
+
+        :raises TypeError: a key of a class that cannot be stored
+
+        """
+        return canonical_key(key)
+
     def _was_refused(self, error: Exception) -> bool:
         """Whether an error of a write means that nothing was done, and nothing may still arrive.
 
@@ -573,6 +587,14 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
     # -- what a backend uses ------------------------------------------------------------------
 
+    def _encodings(self) -> tuple[Any, Any]:
+        """Return `encoding` and `old_encoding` in the form that the store's place for values takes.
+
+        As they are, unless a backend's place takes text alone, say.
+
+        """
+        return self.encoding, self.old_encoding
+
     def _encode(self, value: Any, key: Any = MISSING) -> Any:
         """Return the payload of a value, one that can be read back.
 
@@ -590,7 +612,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         try:
-            return coder.decode(self.encoding, self.old_encoding, self.keyspace, key, payload)
+            return coder.decode(*self._encodings(), self.keyspace, key, payload)
         except DecodingError as error:
             # It is kept: without the tracebacks, whose frames hold the caller's local variables.
             kept: BaseException | None = error
@@ -607,7 +629,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
         """
         pairs = payloads if isinstance(payloads, list) else list(payloads)
-        entries = coder.decode_all(self.encoding, pairs)
+        entries = coder.decode_all(self._encodings()[0], pairs)
         if entries is None:
             entries = {key: self._decode(payload, key) for key, payload in pairs}
         return entries
@@ -623,11 +645,12 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
                 f"the value of key {key!r} is a {type(value).__name__}, which lives in its own "
                 "store and cannot be put into another: store its copy()"
             )
-        return coder.prepare(self.encoding, self.keyspace, key, value)
+        return coder.prepare(self._encodings()[0], self.keyspace, key, value)
 
     def _prepare_all(self, entries: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
         """Return key -> payload and key -> value as reading it back gives it; see `_prepare`."""
-        encode, immutable = self.encoding.encode, coder.immutable_types(self.encoding)
+        encoding, _ = self._encodings()
+        encode, immutable = encoding.encode, coder.immutable_types(encoding)
         payloads, stored = {}, {}
         for key, value in entries.items():
             if type(value) not in immutable:
@@ -640,6 +663,32 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         return payloads, stored
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _entries(self, other: Any, named: Mapping[str, Any]) -> dict[Any, Any]:
+        """Return what `dict.update` would set, as an exact dict with canonical keys.
+
+        Everything that can go wrong in the caller's objects goes wrong here, before anything is
+        sent.
+
+        """
+        given = dict(other.copy() if isinstance(other, LocalCopy) else other, **named)
+        return {self._canonical(key): value for key, value in given.items()}
+
+    def _seen(self, key: K) -> V | Missing:
+        """Return what a read by this thread gives, without comparing."""
+        overlay = self._overlay() if self._transactions else None
+        if overlay is not None:
+            return overlay.get(key, MISSING)
+        self._require_decodable(key)
+        return dict.get(self, key, MISSING)
+
+    def _newest(self, gone: Collection[K]) -> K | Missing:
+        """Return the newest key of this thread's view that is not among `gone`."""
+        overlay = self._overlay() if self._transactions else None
+        if overlay is not None:
+            return next((key for key in reversed(list(overlay)) if key not in gone), MISSING)
+        with self._copy_lock:
+            return next((key for key in dict.__reversed__(self) if key not in gone), MISSING)
 
     def _write(self, action: Callable[..., Any], *arguments: Any, conditional: bool = False) -> Any:
         """Run a write of the backend's; bring the local copy up to it; return what it said.
@@ -752,13 +801,3 @@ class ConnectionDurableDict(DurableDict[K, V]):
 
     def connection_hook(self) -> None:
         """Do what the connection needs before the first request; nothing here."""
-
-
-def _entries(other: Any, named: Mapping[str, Any]) -> dict[Any, Any]:
-    """Return what `dict.update` would set, as an exact dict with canonical keys.
-
-    Everything that can go wrong in the caller's objects goes wrong here, before anything is sent.
-
-    """
-    given = dict(other.copy() if isinstance(other, LocalCopy) else other, **named)
-    return {canonical_key(key): value for key, value in given.items()}

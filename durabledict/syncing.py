@@ -244,7 +244,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             return None
         if self._watch_lost:
             self._restart_watch()
-        overlay = self._overlay()
+        overlay = self._overlay() if self._transactions else None
         if overlay is None:
             self._make_good()
             if key is not MISSING and self._undecodable:
@@ -519,6 +519,11 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         if not isinstance(commit, Commit):
             self._catch_up(force=True)
             return
+        if not self._take(commit):
+            self._catch_up()
+
+    def _take(self, commit: Commit[K, V]) -> bool:
+        """Apply a commit, if the local copy is in the state before it; tell whether it holds it."""
         difference: Difference[K, V] = Difference.of_commit(commit)
         listed = self._undecodable
         with self._copy_lock:
@@ -538,10 +543,9 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             else:
                 done = False
         del replaced
-        if not done:
-            self._catch_up()
-        elif difference.undecodable:
+        if done and difference.undecodable:
             self._log_undecodable(difference, listed)
+        return done
 
     def _catch_up(self, *, force: bool = False) -> None:
         """Sync after a write. The write is done: that the store cannot be asked any more is

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ..keys import canonical_key
-from ..localcopy import LocalCopy
+from ..base import DurableDict
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["override"]
 
 
-D = TypeVar("D", bound=LocalCopy[Any, Any])
+D = TypeVar("D", bound=DurableDict[Any, Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -47,11 +46,11 @@ class override(ContextDecorator, Generic[D]):  # noqa: N801  # read as a verb, a
     def __init__(
         self, durable: D, values: Mapping[Any, Any] | None = None, /, **named: Any
     ) -> None:
-        if not isinstance(durable, LocalCopy):
+        if not isinstance(durable, DurableDict):
             raise TypeError(f"override takes a durable dict, not {type(durable).__name__}")
         self._durable = durable
         self._values = {
-            canonical_key(key): value for key, value in {**(values or {}), **named}.items()
+            durable._canonical(key): value for key, value in {**(values or {}), **named}.items()
         }
         self._entered: list[dict[Any, Any]] = []
 

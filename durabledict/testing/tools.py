@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from .. import reading
 from ..changes import Undecodable
 from ..errors import MISSING
-from ..keys import canonical_key
 
 if TYPE_CHECKING:
     from ..base import DurableDict
@@ -154,7 +153,7 @@ class SuiteBase:
         """Check what must be true of every local copy at any time."""
         with durable._copy_lock:
             keys = list(dict.keys(durable))
-            assert all(canonical_key(key) == key for key in keys)
+            assert all(durable._canonical(key) == key for key in keys)
             assert not set(keys) & set(durable._undecodable)
             twin = durable._twin
             assert twin is None or list(twin.items()) == list(dict.items(durable))
