@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from .memcachedserver import MemcachedServer
+from .postgresserver import PostgresServer
 from .redisservers import RedisServer
 
 pytest.register_assert_rewrite("durabledict.testing")
@@ -37,3 +39,25 @@ def redis_client(redis_server: RedisServer, redis_url: str) -> Iterator[redis.Re
     """A client of that server, without any key or script."""
     with redis_server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    """One server for all tests, with whatever keys they left: `flush` forgets them.
+
+    A test that stops it, or wants options, starts one of its own.
+
+    """
+    with MemcachedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for all tests, each of which creates a database of its own and drops it.
+
+    A test that stops it, or wants settings, starts one of its own.
+
+    """
+    with PostgresServer() as server:
+        yield server

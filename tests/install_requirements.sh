@@ -33,6 +33,17 @@ any_command() {
     return 1
 }
 
+# Debian keeps the programs of every version in a folder of its own, which is not on the PATH.
+postgres_programs() {
+    local folder
+    for folder in /usr/lib/postgresql/*/bin; do
+        if [ -x "$folder/postgres" ] && [ -x "$folder/initdb" ]; then
+            return
+        fi
+    done
+    command -v postgres && command -v initdb
+}
+
 find_missing() {
     local version
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -47,6 +58,9 @@ find_missing() {
     require redis-server any_command redis-server valkey-server
     # Makes the certificates of servers with TLS.
     require openssl command -v openssl
+    # Hold the stamps and the rows of Django models.
+    require memcached command -v memcached
+    require postgresql postgres_programs
 }
 
 fail() {
@@ -83,6 +97,19 @@ forbid_starting() {
     printf '%s\n' '#!/bin/sh' '# Made by install_requirements.sh, which removes it.' 'exit 101' |
         as_root tee "$policy" >/dev/null
     as_root chmod 755 "$policy"
+}
+
+# The package would make a cluster, which starts with the machine, under any policy. There is no
+# other way to tell it; a file that is there says what somebody else wants.
+forbid_cluster() {
+    local settings=/etc/postgresql-common/createcluster.conf
+    if [[ " ${missing[*]} " != *" postgresql "* ]] || [ -e "$settings" ]; then
+        return
+    fi
+    as_root mkdir -p "$(dirname "$settings")"
+    printf '%s\n' '# Made by install_requirements.sh: its tests have clusters of their own, and need' \
+        '# none that starts with the machine. Remove the line to get one with every version.' \
+        'create_main_cluster = false' | as_root tee "$settings" >/dev/null
 }
 
 enabled_units() {
@@ -133,6 +160,7 @@ command -v apt-get >/dev/null || fail "please install them (there is no apt-get 
 echo "Installing ${missing[*]}"
 # The package lists may be absent or out of date: fetch them only when that shows.
 forbid_starting
+forbid_cluster
 install_without_services || { apt update && install_without_services; } ||
     fail "apt-get could not install them"
 

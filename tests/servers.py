@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,6 +84,12 @@ class Server(ABC):
     # What the log says when another process has the port.
     clash = b"Address already in use"
 
+    # How an administrator asks it to end, whoever is connected.
+    stop_signal = signal.SIGTERM
+
+    # A script of sh: $1 is the number of the process, $2 the folder.
+    guard = GUARD
+
     def __init__(self, name: str, port: int | None = None) -> None:
         # Not in pytest's: the path of a unix socket must be short.
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
@@ -104,6 +110,11 @@ class Server(ABC):
 
     def choose_ports(self) -> None:
         self.port = free_port()
+
+    # As many types as Popen has arguments.
+    def process_options(self) -> dict[str, Any]:
+        """Return what else Popen is told, as the user to run as."""
+        return {}
 
     @property
     def pid(self) -> int:
@@ -147,9 +158,10 @@ class Server(ABC):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                **self.process_options(),
             )
         self._guard = subprocess.Popen(
-            ["sh", "-c", GUARD, "sh", str(self._process.pid), str(self.folder)],
+            ["sh", "-c", self.guard, "sh", str(self._process.pid), str(self.folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -164,8 +176,10 @@ class Server(ABC):
         """Ask it to end, as an administrator does, and wait until it has."""
         if self.running:
             self.resume()
-            self._signal(signal.SIGTERM)
-            wait_until(lambda: not self.running, f"{self.command()[0]} ends at a SIGTERM")
+            self._signal(self.stop_signal)
+            wait_until(
+                lambda: not self.running, f"{self.command()[0]} ends at {self.stop_signal.name}"
+            )
         self.kill()
 
     def kill(self) -> None:

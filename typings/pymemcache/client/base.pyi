@@ -1,0 +1,46 @@
+from collections.abc import Iterable
+from typing import Any
+
+class _Commands:
+    def add(
+        self, key: str | bytes, value: Any, expire: int = 0, noreply: bool | None = None
+    ) -> bool: ...
+    def cas(
+        self, key: str | bytes, value: Any, cas: Any, expire: int = 0, noreply: bool = False
+    ) -> bool | None: ...
+    def close(self) -> None: ...
+    def delete(self, key: str | bytes, noreply: bool | None = None) -> bool: ...
+    def flush_all(self, delay: int = 0, noreply: bool | None = None) -> bool: ...
+    def get(self, key: str | bytes, default: Any = None) -> Any: ...
+    def get_many(self, keys: Iterable[str | bytes]) -> dict[str | bytes, Any]: ...
+    def gets(
+        self, key: str | bytes, default: Any = None, cas_default: Any = None
+    ) -> tuple[Any, Any]: ...
+    def incr(self, key: str | bytes, value: int, noreply: bool | None = False) -> int | None: ...
+    def raw_command(self, command: str | bytes, end_tokens: str | bytes = b"\r\n") -> bytes: ...
+    def set(
+        self, key: str | bytes, value: Any, expire: int = 0, noreply: bool | None = None
+    ) -> bool: ...
+    def version(self) -> bytes: ...
+
+class Client(_Commands):
+    sock: Any  # The connected socket, if there is one.
+    def __init__(
+        self,
+        server: str | tuple[str, int],
+        *,
+        serde: Any = None,
+        connect_timeout: float | None = None,
+        timeout: float | None = None,
+        no_delay: bool = False,
+        ignore_exc: bool = False,
+        key_prefix: bytes = b"",
+        default_noreply: bool = True,
+        **options: Any,
+    ) -> None: ...
+
+class PooledClient(_Commands):
+    client_pool: Any
+    def __init__(
+        self, server: str | tuple[str, int], *, max_pool_size: int | None = None, **options: Any
+    ) -> None: ...
