@@ -40,6 +40,7 @@ from .opening import register_scheme
 
 if TYPE_CHECKING:
     from .memory import MemoryDict, MemoryStorage
+    from .models import ModelDict as ModelDict
     from .redis import RedisDict as RedisDict
     from .sqlite import SqliteDict
 
@@ -77,6 +78,7 @@ __all__ = [
 _BACKENDS = {
     "MemoryDict": "memory",
     "MemoryStorage": "memory",
+    "ModelDict": "models",
     "RedisDict": "redis",
     "SqliteDict": "sqlite",
 }

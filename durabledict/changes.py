@@ -20,7 +20,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 # Exact types whose `==` says all there is to say.
-_PLAIN = frozenset({int, str, bytes, bool, type(None)})
+PLAIN = frozenset({int, str, bytes, bool, type(None)})
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def differs(old: object, new: object) -> bool:
         return False
     if type(old) is not type(new):
         return True
-    if type(old) in _PLAIN:
+    if type(old) in PLAIN:
         return bool(old != new)
     try:
         return pickle.dumps(old) != pickle.dumps(new)

@@ -32,6 +32,7 @@ logger = logging.getLogger("durabledict.sync")
 
 # How often a sync starts again because something else was applied meanwhile (rule 0.3).
 ROUNDS = 3
+IS_LAST = (False,) * (ROUNDS - 1) + (True,)
 
 _set_class = object.__dict__["__class__"].__set__
 
@@ -287,6 +288,8 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     def _is_good(self) -> bool:
         """Whether a read needs no comparison now."""
+        if self._autosync is True and self._freshness.error is None:
+            return False  # as `_compares_at` would say
         return self._filled and reading.monotonic() < self._compares_at()
 
     def _may_serve(self) -> bool:
@@ -405,7 +408,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
     def _synchronize(self, force: bool) -> bool:
         """Ask until an answer can be applied; the caller holds `_sync_mutex`."""
         changed = False
-        for last in (False,) * (ROUNDS - 1) + (True,):
+        for last in IS_LAST:
             with self._copy_lock:
                 generation, since = self._generation, self.last_synced
             sent = reading.monotonic()
@@ -440,6 +443,9 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     def _succeed(self, sent: float, generation: int, glimpse: Any) -> None:
         freshness = self._freshness
+        if glimpse is None and freshness.error is None and self._good_until == -math.inf:
+            freshness.sent = sent
+            return
         with self._copy_lock:
             if freshness.error is None and self._good_until == -math.inf:
                 # Strict, no outage: nothing that `_settle` looks at has changed.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
+from . import djangoproject
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .redisservers import RedisServer
@@ -61,3 +65,17 @@ def postgres_server() -> Iterator[PostgresServer]:
     """
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def django_project(
+    postgres_server: PostgresServer,
+    memcached_server: MemcachedServer,
+    redis_server: RedisServer,
+) -> Iterator[None]:
+    """Django, configured and with its tables: see `djangosettings`."""
+    # In memory where there is such a folder, so that thousands of fsyncs cost nothing.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="django-", dir=memory) as folder:
+        djangoproject.set_up(Path(folder), postgres_server, memcached_server, redis_server)
+        yield

@@ -1,0 +1,411 @@
+"""The SQL of `ModelDict`: its rows, written one by one, together, or if they are as read."""
+
+from __future__ import annotations
+
+import binascii
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InternalError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    transaction,
+)
+from django.db.models import BooleanField, UniqueConstraint
+from django.db.models.expressions import RawSQL
+
+from .changes import PLAIN, differs
+from .coder import FIRST_OF_PICKLE
+from .encoding import PickleEncoding
+from .errors import MISSING
+from .modelcolumns import KeyColumn, ValueColumn
+from .modeltransactions import is_in_transaction
+
+__all__ = ["ModelRows", "nothing_was_done"]
+
+#: How often a write looks again because others add and remove its row in between.
+ATTEMPTS = 5
+
+#: Keys of one DELETE: SQLite takes a limited number of parameters.
+KEYS_AT_ONCE = 500
+
+#: Whether a load is what every other transaction would see: READ COMMITTED, and nothing written
+#: yet, also not by raw SQL.
+ALONE = (
+    "(current_setting('transaction_isolation') <> 'read committed'"
+    " OR txid_current_if_assigned() IS NOT NULL)"
+)
+
+
+class ModelRows:
+    """The rows of one dict.
+
+    :param model: the model
+    :param manager: its manager, whose queries say which rows there are
+    :param scope: the fields, with their values, that all rows have in common
+    :param key_column: the column of the keys
+    :param value_column: the column of the values
+
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        manager: Any,
+        scope: Mapping[str, Any],
+        key_column: KeyColumn,
+        value_column: ValueColumn,
+    ) -> None:
+        self._model = model
+        self._manager = manager
+        self._scope = dict(scope)
+        self._key_column = key_column
+        self._value_column = value_column
+        self._key = key_column.field.name
+        self._value = value_column.field.name
+        # What `save(update_fields=...)` and `update` would leave as it was.
+        self._timestamps = [
+            field.name for field in model._meta.concrete_fields if getattr(field, "auto_now", False)
+        ]
+        self.is_unique = _is_unique(model, {self._key, *self._scope})
+
+    def _rows(self, connection: Any) -> Any:
+        rows = self._manager.all().using(connection.alias)
+        return rows.filter(**self._scope) if self._scope else rows
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def all(
+        self, connection: Any, inside: bool, instances: bool
+    ) -> tuple[list[tuple[Any, Any]], bool]:
+        """Return (key, value) of all rows, or (instance, None); and whether all see the same.
+
+        One SELECT.
+
+        :param inside: whether the connection is in a transaction
+        :param instances: return instances
+
+        """
+        rows = self._rows(connection)
+        names = [self._key, self._value]
+        tells = inside and connection.vendor == "postgresql"
+        if tells:
+            # In the same statement, so that nothing comes in between. An empty table says nothing.
+            told = RawSQL(ALONE, [], output_field=BooleanField())
+            rows = rows.annotate(durabledict_alone=told)
+            names.append("durabledict_alone")
+        if instances:
+            instances_found = list(rows)
+            alone = not (instances_found and tells) or instances_found[0].durabledict_alone
+            return [(instance, None) for instance in instances_found], not (inside and alone)
+        found: list[Any] = list(rows.values_list(*names))
+        if not tells:
+            return found, not inside
+        return [row[:2] for row in found], bool(found) and not found[0][2]
+
+    def changed(
+        self, rows: list[tuple[Any, Any]], get: Callable[..., Any], held: int
+    ) -> tuple[dict[Any, Any], set[Any] | None] | None:
+        """Return the entries that differ from those held, where all rows hold pickles, or None.
+
+        And the keys of all rows, unless they are those held.
+
+        :param get: gives what is held, as `dict.get` does
+        :param held: how many entries are held
+
+        """
+        if not self.is_unique:
+            return None
+        loads, absent, first = pickle.loads, MISSING, FIRST_OF_PICKLE
+        other: Any = object()  # no pickle: in place of its value, so that it is among what differs
+        try:
+            if self._value_column.is_text:
+                unpack = binascii.a2b_base64
+                rows = [(key, unpack(value)) for key, value in rows]
+            # The first three conditions say what `differs` would, for most values without a call.
+            written = {
+                key: new
+                for key, value in rows
+                if (
+                    (kind := type(new := loads(value) if value[0] == first else other))
+                    is not type(old := get(key, absent))
+                    or kind not in PLAIN
+                    or new != old
+                )
+                and differs(old, new)
+            }
+        except Exception:
+            return None  # one cannot be decoded: which, the careful way finds out
+        for key, new in written.items():
+            # A key that is written as something else is not held under that name.
+            if new is other or (type(key) is str and key[:1] == "~"):
+                return None
+        added = sum(get(key, MISSING) is MISSING for key in written)
+        return written, None if len(rows) - added == held else {key for key, _ in rows}
+
+    def pickles(
+        self,
+        rows: list[tuple[Any, Any]],
+        to_key: Callable[[Any], Any],
+        decode_all: Callable[..., dict[Any, Any] | None],
+    ) -> dict[Any, Any] | None:
+        """Return the entries of rows that all hold a pickle in base64; None: they do not."""
+        unpack = binascii.a2b_base64
+        try:
+            pairs = [(to_key(key), unpack(value)) for key, value in rows]
+            return decode_all(PickleEncoding, pairs)
+        except (ValueError, TypeError, IndexError):
+            return None
+
+    def repeated(
+        self, rows: list[tuple[Any, Any]], to_key: Callable[[Any], Any], instances: bool
+    ) -> set[Any]:
+        """Return the keys that several rows have."""
+        seen: set[Any] = set()
+        twice: set[Any] = set()
+        for one, _ in rows:
+            key = to_key(getattr(one, self._key) if instances else one)
+            (twice if key in seen else seen).add(key)
+        return twice
+
+    def fetch(self, connection: Any, key: Any) -> tuple[Any, Any] | None:
+        """Return the payload of a key, and the proof of what was read. One SELECT."""
+        rows = self._rows(connection).filter(**{self._key: key})
+        proof = self._value_column.proof(self._value)
+        for found, value, seen in rows.annotate(durabledict_proof=proof).values_list(
+            self._key, self._value, "durabledict_proof"
+        ):
+            self._require_same(found, key)
+            return value, seen
+        return None
+
+    def _row(self, connection: Any, key: Any) -> Any:
+        """Return the instance of a key, or None; in a transaction it stays as it is meanwhile."""
+        rows = self._rows(connection).filter(**{self._key: key})
+        if is_in_transaction(connection) and connection.features.has_select_for_update:
+            rows = rows.select_for_update()
+        for instance in rows[:1]:
+            self._require_same(getattr(instance, self._key), key)
+            return instance
+        return None
+
+    def _require_same(self, found: Any, key: Any) -> None:
+        if found != key:
+            raise ValueError(
+                f"key {key!r} is {found!r} to the collation of the column {self._key_column.field}:"
+                " nothing was written; give the column one that tells them apart"
+            )
+
+    # -- writing one --------------------------------------------------------------------------
+
+    def save(self, connection: Any, key: Any, payload: Any) -> Any:
+        """Write a row through `Model.save`, and return its instance. Two statements."""
+        for attempt in range(1, ATTEMPTS + 1):
+            instance = self._row(connection, key)
+            try:
+                if instance is None:
+                    return self._insert(connection, key, payload)
+                setattr(instance, self._value, self._value_column.to_column(payload))
+                self._update(connection, instance)
+                return self._settled(instance, payload)
+            except IntegrityError:
+                # Somebody else has added it: as a rule it is found the next time.
+                if instance is not None or attempt == ATTEMPTS:
+                    raise
+            except DatabaseError as error:
+                if not _found_no_row(error, self._model) or attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _insert(self, connection: Any, key: Any, payload: Any) -> Any:
+        instance = self._instance(key, payload)
+        if is_in_transaction(connection):
+            # In a savepoint: PostgreSQL would refuse all further statements after a collision.
+            with transaction.atomic(using=connection.alias):
+                instance.save(force_insert=True, using=connection.alias)
+        else:
+            instance.save(force_insert=True, using=connection.alias)
+        return self._settled(instance, payload)
+
+    def _update(self, connection: Any, instance: Any) -> None:
+        instance.save(using=connection.alias, update_fields=[self._value, *self._timestamps])
+
+    def _instance(self, key: Any, payload: Any) -> Any:
+        value = self._value_column.to_column(payload)
+        return self._model(**self._scope, **{self._key: key, self._value: value})
+
+    def _settled(self, instance: Any, payload: Any) -> Any:
+        """Give an instance the value that reading it back gives, where an expression was saved."""
+        setattr(instance, self._value, payload)
+        return instance
+
+    def get_or_create(self, connection: Any, key: Any, payload: Any) -> tuple[Any, bool]:
+        """Return the instance of a key, made if there is none, and whether it was made."""
+        for attempt in range(1, ATTEMPTS + 1):
+            instance = self._row(connection, key)
+            if instance is not None:
+                return instance, False
+            try:
+                return self._insert(connection, key, payload), True
+            except IntegrityError:
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def delete(self, connection: Any, key: Any) -> bool:
+        """Remove a row through `Model.delete`; return whether it was this that removed it."""
+        instance = self._row(connection, key)
+        if instance is None:
+            return False
+        label = self._model._meta.label
+        _, numbers = instance.delete(using=connection.alias)
+        return bool(numbers.get(label) or numbers.get(self._model._meta.concrete_model._meta.label))
+
+    def compare_and_set(self, connection: Any, key: Any, payload: Any, proof: Any) -> bool:
+        """Write or remove a row that is as `proof` was read; one statement, without signals.
+
+        :param payload: MISSING: remove it
+        :param proof: MISSING: there was no row
+
+        """
+        if proof is MISSING:
+            if payload is MISSING:
+                return True
+            try:
+                self._insert(connection, key, payload)
+            except IntegrityError:
+                if self._row(connection, key) is None:
+                    raise  # it is not the key that collided
+                return False
+            return True
+        guarded = (
+            self._rows(connection)
+            .filter(**{self._key: key})
+            .annotate(durabledict_proof=self._value_column.proof(self._value))
+            .filter(durabledict_proof=proof)
+        )
+        if payload is MISSING:
+            return bool(self._delete_rows(connection, guarded))
+        new = {self._value: self._value_column.to_column(payload)}
+        for name in self._timestamps:
+            new[name] = self._model._meta.get_field(name).pre_save(self._model(), add=False)
+        return bool(guarded.update(**new))
+
+    @staticmethod
+    def _delete_rows(connection: Any, rows: Any) -> int:
+        """Remove rows in one statement; `delete` would fetch them first, and lose what guards."""
+        return int(rows._raw_delete(connection.alias))
+
+    # -- writing many -------------------------------------------------------------------------
+
+    def save_many(self, connection: Any, payloads: Mapping[Any, Any]) -> None:
+        """Write rows in one transaction."""
+        with transaction.atomic(using=connection.alias):
+            self._save_many(connection, payloads)
+
+    def _save_many(self, connection: Any, payloads: Mapping[Any, Any]) -> None:
+        if not payloads:
+            return
+        if not self._takes_bulk(connection):
+            for key, payload in payloads.items():
+                self.save(connection, key, payload)
+            return
+        targets: dict[str, Any] = {}
+        if connection.features.supports_update_conflicts_with_target:
+            targets = {"unique_fields": [*self._scope, self._key]}
+        self._model._base_manager.using(connection.alias).bulk_create(
+            [self._instance(key, payload) for key, payload in payloads.items()],
+            update_conflicts=True,
+            update_fields=[self._value, *self._timestamps],
+            **targets,
+        )
+
+    def _takes_bulk(self, connection: Any) -> bool:
+        """Whether one INSERT for all does what a `save` of each would, collisions included."""
+        return (
+            self.is_unique
+            and not self._key_column.may_join
+            and connection.vendor != "mysql"  # whose collations join keys unless told otherwise
+            and connection.features.supports_update_conflicts
+        )
+
+    def delete_many(self, connection: Any, keys: Iterable[Any]) -> None:
+        """Remove rows in one transaction."""
+        with transaction.atomic(using=connection.alias):
+            self._delete_many(connection, keys)
+
+    def _delete_many(self, connection: Any, keys: Iterable[Any]) -> None:
+        left = iter(keys)
+        while some := list(islice(left, KEYS_AT_ONCE)):
+            rows = self._rows(connection).filter(**{f"{self._key}__in": some})
+            self._delete_rows(connection, rows)
+
+    def replace_all(
+        self, connection: Any, payloads: Mapping[Any, Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Make the rows exactly these, in one transaction; return the keys written and removed."""
+        with transaction.atomic(using=connection.alias):
+            if connection.vendor == "sqlite" and connection.in_atomic_block:
+                # A transaction that begins with a SELECT cannot write once another one has.
+                self._take_write_lock(connection)
+            rows = self._rows(connection)
+            if connection.features.has_select_for_update:
+                rows = rows.select_for_update()
+            to_payload = self._value_column.to_payload
+            stored = {
+                key: to_payload(value) for key, value in rows.values_list(self._key, self._value)
+            }
+            written = {
+                key: payload
+                for key, payload in payloads.items()
+                if key not in stored or not _is_same(stored[key], payload)
+            }
+            removed = [key for key in stored if key not in payloads]
+            # Additions first: an entry that moves to another key is never missing under both.
+            self._save_many(connection, written)
+            self._delete_many(connection, removed)
+        return list(written), removed
+
+    def _take_write_lock(self, connection: Any) -> None:
+        table = connection.ops.quote_name(self._model._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {table} WHERE 1 = 0")
+
+
+def _is_same(stored: Any, payload: Any) -> bool:
+    return type(stored) is type(payload) and bool(stored == payload)
+
+
+def _is_unique(model: Any, names: set[str]) -> bool:
+    """Whether the model says that two rows cannot agree in these fields."""
+    sets = [{field.name} for field in model._meta.fields if field.unique]
+    sets += [set(names) for names in model._meta.unique_together]
+    sets += [
+        set(constraint.fields)
+        for constraint in model._meta.constraints
+        if isinstance(constraint, UniqueConstraint)
+        and constraint.fields
+        and constraint.condition is None
+        and constraint.deferrable is None  # which holds at the commit only
+    ]
+    return any(one <= names for one in sets)
+
+
+def _found_no_row(error: DatabaseError, model: Any) -> bool:
+    """Whether `save(update_fields=...)` found that somebody else has removed the row."""
+    return type(error) in (DatabaseError, getattr(model, "NotUpdated", DatabaseError))
+
+
+def nothing_was_done(error: Exception, connection: Any) -> bool:
+    """Whether an error says that the database refused a statement, and did nothing."""
+    if isinstance(error, OperationalError):
+        return connection.vendor == "sqlite" and "locked" in str(error)
+    refusals = (IntegrityError, DataError, ProgrammingError, NotSupportedError, InternalError)
+    return isinstance(error, (*refusals, TypeError, ValueError))

@@ -1,0 +1,89 @@
+"""Models of every shape that a dict can be over."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from django.db import models
+
+if TYPE_CHECKING:
+    Column: TypeAlias = models.Field[Any, Any]
+
+
+class Plain(models.Model):
+    """What a user of 0.9 had."""
+
+    key: Column = models.CharField(max_length=100, unique=True)
+    value: Column = models.TextField()
+
+
+class PlainProxy(Plain):
+    """Another class for the same rows."""
+
+    class Meta:
+        proxy = True
+
+
+class PlainChild(Plain):
+    """A class whose instances are rows of `Plain`, and more."""
+
+    note: Column = models.TextField(default="")
+
+
+class Binary(models.Model):
+    """Text of any length to bytes."""
+
+    key: Column = models.TextField(primary_key=True)
+    value: Column = models.BinaryField()
+    changed: Column = models.DateTimeField(auto_now=True)
+    note: Column = models.CharField(max_length=20, default="")
+
+
+class Document(models.Model):
+    """Integers to JSON."""
+
+    number: Column = models.IntegerField(unique=True)
+    value: Column = models.JSONField()
+
+
+class Ticket(models.Model):
+    """UUIDs to text."""
+
+    id: Column = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    value: Column = models.TextField()
+
+
+class Switch(models.Model):
+    """Text to a field of its own kind."""
+
+    name: Column = models.SlugField(unique=True)
+    enabled: Column = models.BooleanField(default=False)
+    ratio: Column = models.FloatField(null=True)
+
+
+class CaseBlind(models.Model):
+    """Keys that the collation joins, on SQLite."""
+
+    key: Column = models.CharField(max_length=50, unique=True, db_collation="NOCASE")
+    value: Column = models.TextField()
+
+    class Meta:
+        required_db_vendor = "sqlite"
+
+
+class Repeated(models.Model):
+    """Keys that are not unique."""
+
+    key: Column = models.CharField(max_length=50)
+    value: Column = models.TextField()
+
+
+class Stamped(models.Model):
+    """A column of keys that a manager leaves some out of."""
+
+    key: Column = models.CharField(max_length=50, unique=True)
+    value: Column = models.TextField()
+    hidden: Column = models.BooleanField(default=False)
+
+    objects: models.Manager[Stamped] = models.Manager()

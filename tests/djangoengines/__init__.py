@@ -1,0 +1,1 @@
+"""Django's backends, whose connections end with their threads."""

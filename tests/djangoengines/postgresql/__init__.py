@@ -1,0 +1,1 @@
+"""Django's backend, whose connections end with their threads."""

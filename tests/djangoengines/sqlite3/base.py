@@ -1,0 +1,11 @@
+"""The connections of threads that end without closing them, as those of the suites do."""
+
+from __future__ import annotations
+
+from django.db.backends.sqlite3 import base
+
+from ..closing import ClosesAtTheEnd
+
+
+class DatabaseWrapper(ClosesAtTheEnd, base.DatabaseWrapper):
+    """Django's own."""
