@@ -1,9 +1,15 @@
 # The interpreter that makes the virtual environment, and where that is. To use another one:
 #     make test PYTHON=python3.12 VENV=.venv-3.12
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(DJANGO:%=-django-%)
 
 VERSIONS := 3.10 3.11 3.12 3.13
+
+# The Djangos that support a Python, without the newest of them, which pip installs unasked.
+DJANGOS-3.10 := 4.2
+DJANGOS-3.11 := 4.2
+DJANGOS-3.12 := 4.2 5.2 6.0
+DJANGOS-3.13 := 5.2 6.0
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -11,13 +17,14 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Kept inside the environment, so that runs in two environments do not mix their data.
 COVERAGE := COVERAGE_FILE="$(abspath $(VENV))/coverage" $(BIN)/python -m coverage
 RESULTS := $(VENV)/test-results.xml
+NONE_SKIPPED = ! grep -q '<skipped' $(RESULTS) || { echo "Some tests were skipped." >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/created:
 	@$(PYTHON) -m venv --clear $(VENV) || { \
@@ -38,11 +45,11 @@ $(VENV)/installed-%: pyproject.toml $(VENV)/created
 
 # Where the demo keeps its settings.
 BACKEND ?= sqlite
-BACKENDS := sqlite redis
+BACKENDS := sqlite redis django
 
 .PHONY: demo
-demo: $(if $(filter $(BACKENDS),$(BACKEND)),demo-$(BACKEND),demo-unknown) ## run examples/demo.py; BACKEND=sqlite, or redis
-	$(BIN)/python examples/demo.py --backend $(BACKEND)
+demo: $(if $(filter $(BACKENDS),$(BACKEND)),demo-$(BACKEND),demo-unknown) ## run examples/demo.py; BACKEND=sqlite, redis or django
+	$(BIN)/python $(if $(filter django,$(BACKEND)),examples/djangodemo.py,examples/demo.py --backend $(BACKEND))
 
 .PHONY: demo-sqlite
 demo-sqlite: $(VENV)/installed
@@ -50,6 +57,10 @@ demo-sqlite: $(VENV)/installed
 .PHONY: demo-redis
 demo-redis: $(VENV)/installed-redis
 	tests/install_requirements.sh $(BIN)/python redis-server
+
+.PHONY: demo-django
+demo-django: $(VENV)/installed-django $(VENV)/installed-memcached
+	tests/install_requirements.sh $(BIN)/python memcached
 
 .PHONY: demo-unknown
 demo-unknown:
@@ -63,13 +74,20 @@ test-requirements: $(VENV)/installed-test
 test: test-requirements ## run the tests; none may be skipped, and the coverage has a floor
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest --junit-xml=$(RESULTS)
-	@! grep -q '<skipped' $(RESULTS) || { echo "Some tests were skipped." >&2; exit 1; }
+	@$(NONE_SKIPPED)
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report
 
 .PHONY: test-long
 test-long: test-requirements ## run the tests that are marked as long
 	$(BIN)/python -m pytest -m long
+
+.PHONY: test-django
+test-django: test-requirements ## run only the tests of Django models; with another Django: DJANGO=4.2
+	$(if $(DJANGO),$(PIP_INSTALL) 'Django~=$(DJANGO).0')
+	$(BIN)/python -m pytest --junit-xml=$(RESULTS) \
+	    $(wildcard tests/test_model*.py tests/test_*django*.py tests/test_stamps*.py)
+	@$(NONE_SKIPPED)
 
 # A pyenv shim is on the PATH also where its version is not selected, so an interpreter is found
 # when it runs and is of that version.
@@ -80,7 +98,7 @@ find-python = $(firstword $(shell \
     done))
 
 .PHONY: test-all
-test-all: ## run the tests on every supported Python that is installed
+test-all: ## run the tests on every supported Python that is installed, with every Django
 	@failed=; \
 	$(foreach version,$(VERSIONS), \
 	    python="$(call find-python,$(version))"; \
@@ -90,6 +108,11 @@ test-all: ## run the tests on every supported Python that is installed
 	        echo "== Python $(version): $$python"; \
 	        $(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$(version) \
 	            || failed="$$failed $(version)"; \
+	        $(foreach django,$(DJANGOS-$(version)), \
+	            echo "== Python $(version), Django $(django)"; \
+	            $(MAKE) --no-print-directory test-django PYTHON="$$python" DJANGO=$(django) \
+	                VENV=.venv-$(version)-django-$(django) \
+	                || failed="$$failed $(version)-Django-$(django)";) \
 	    fi;) \
 	[ -z "$$failed" ] || { echo "Failed on Python$$failed" >&2; exit 1; }
 
@@ -101,7 +124,7 @@ check: $(VENV)/installed-check ## lint, formatting and types
 
 .PHONY: bench
 bench: $(VENV)/installed-bench ## run the benchmarks
-	tests/install_requirements.sh $(BIN)/python redis-server
+	tests/install_requirements.sh $(BIN)/python redis-server memcached postgresql
 	$(BIN)/python -m benchmarks
 
 # The examples may create files: they run in a folder that is thrown away.
@@ -117,6 +140,7 @@ docs: $(VENV)/installed-docs ## build docs/_build/html and run the examples of t
 
 .PHONY: clean
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build dist *.egg-info docs/_build
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) $(VERSIONS:%=.venv-%-django-*) .venv-django-*
+	rm -rf build dist *.egg-info docs/_build
 	rm -rf .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
