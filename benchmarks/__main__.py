@@ -23,7 +23,7 @@ from .syncs import syncs
 from .wakeup import wakeups
 from .writes import writes
 
-PARTS = ("sqlite", "redis")
+PARTS = ("sqlite", "redis", "django")
 
 
 def main() -> None:
@@ -57,6 +57,10 @@ def _tables(folder: str, parts: Sequence[str]) -> str:
         from .redistables import redis_tables
 
         missed += redis_tables()
+    if "django" in parts:
+        from .djangotables import django_tables
+
+        missed += django_tables()
     return "\n".join(["", *missed]) if missed else "Every limit is kept."
 
 

@@ -12,12 +12,15 @@ from statistics import median
 import pytest
 
 from benchmarks.cores import both_ways, one_core
+from benchmarks.djangocounts import Counted, Counts, print_counts
+from benchmarks.djangoproject import follow
 from benchmarks.measure import Comparison, Statement, compare
 from benchmarks.printing import print_rows
 from benchmarks.rediscommands import PROCESSES, READS, Commands
 from benchmarks.redisreads import InThreads
 from benchmarks.tables import Amount, Row, Spread
 from benchmarks.wakeup import latencies
+from tests.memcachedserver import MemcachedServer
 
 
 class Clock:
@@ -232,3 +235,40 @@ def test_a_ratio_far_below_one_is_printed_as_more_than_zero(
     printed = capsys.readouterr().out
     assert " 0.000050 " in printed
     assert printed.endswith("MISSED\n")
+
+
+def test_all_threads_of_a_server_are_on_that_core_and_go_back(
+    memcached_server: MemcachedServer, another_process: int
+) -> None:
+    def allowed() -> list[set[int]]:
+        threads = os.listdir(f"/proc/{memcached_server.pid}/task")
+        assert len(threads) > 1
+        return [os.sched_getaffinity(int(thread)) for thread in threads]
+
+    before = allowed()
+    with one_core(another_process):
+        follow(another_process, memcached_server.pid)
+        assert all(one == os.sched_getaffinity(0) and len(one) == 1 for one in allowed())
+    follow(another_process, memcached_server.pid)
+    assert allowed() == before
+
+
+@pytest.mark.parametrize(
+    ("sql", "cache", "verdict"),
+    [(None, None, ""), (2, 3, "ok"), (2, None, "ok"), (1, 3, "MISSED"), (2, 2, "MISSED")],
+)
+def test_verdicts_of_counts(sql: int | None, cache: int | None, verdict: str) -> None:
+    assert Counted("d[k] = v", Counts(2, 1, 2), sql, cache).verdict == verdict
+
+
+def test_counts_are_printed_with_what_was_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        Counted("d[k]", Counts(0, 1, 0), sql=0, cache=1),
+        Counted("d[k] = v", Counts(3, 0, 2), sql=2, cache=2),
+        Counted("for information", Counts(9, 50, 9)),
+    ]
+    assert print_counts(lines) == [
+        "MISSED: d[k] = v: 3 SQL statements and 2 requests to the cache, limits 2 and 2"
+    ]
+    verdicts = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert verdicts == ["ok", "MISSED", "9"]
