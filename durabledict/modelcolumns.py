@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import json
 import uuid
 from typing import Any
@@ -190,6 +191,8 @@ class ValueColumn:
             return payload.encode("utf-8")
         if self.is_json and payload is None:
             return Value(None, self.field)  # JSON's null: None itself would be SQL's
+        if self.is_json:
+            return copy.deepcopy(payload)  # the local copy has the very object
         return payload
 
     def to_payload(self, stored: Any) -> Any:

@@ -19,7 +19,7 @@ from django.db import (
     transaction,
 )
 from django.db.models import BooleanField, UniqueConstraint
-from django.db.models.expressions import RawSQL
+from django.db.models.expressions import Expression, RawSQL
 
 from .changes import PLAIN, differs
 from .coder import FIRST_OF_PICKLE
@@ -36,9 +36,9 @@ ATTEMPTS = 5
 #: Keys of one DELETE: SQLite takes a limited number of parameters.
 KEYS_AT_ONCE = 500
 
-#: Whether a load is what every other transaction would see: READ COMMITTED, and nothing written
-#: yet, also not by raw SQL.
-ALONE = (
+#: Whether a load may differ from what every other transaction sees: it is not READ COMMITTED, or
+#: something was written, be it by raw SQL.
+DIFFERS = (
     "(current_setting('transaction_isolation') <> 'read committed'"
     " OR txid_current_if_assigned() IS NOT NULL)"
 )
@@ -98,13 +98,13 @@ class ModelRows:
         tells = inside and connection.vendor == "postgresql"
         if tells:
             # In the same statement, so that nothing comes in between. An empty table says nothing.
-            told = RawSQL(ALONE, [], output_field=BooleanField())
-            rows = rows.annotate(durabledict_alone=told)
-            names.append("durabledict_alone")
+            told = RawSQL(DIFFERS, [], output_field=BooleanField())
+            rows = rows.annotate(durabledict_differs=told)
+            names.append("durabledict_differs")
         if instances:
             instances_found = list(rows)
-            alone = not (instances_found and tells) or instances_found[0].durabledict_alone
-            return [(instance, None) for instance in instances_found], not (inside and alone)
+            differs = not (instances_found and tells) or instances_found[0].durabledict_differs
+            return [(instance, None) for instance in instances_found], not (inside and differs)
         found: list[Any] = list(rows.values_list(*names))
         if not tells:
             return found, not inside
@@ -243,7 +243,8 @@ class ModelRows:
 
     def _settled(self, instance: Any, payload: Any) -> Any:
         """Give an instance the value that reading it back gives, where an expression was saved."""
-        setattr(instance, self._value, payload)
+        if isinstance(getattr(instance, self._value), Expression):
+            setattr(instance, self._value, payload)
         return instance
 
     def get_or_create(self, connection: Any, key: Any, payload: Any) -> tuple[Any, bool]:
@@ -268,23 +269,25 @@ class ModelRows:
         _, numbers = instance.delete(using=connection.alias)
         return bool(numbers.get(label) or numbers.get(self._model._meta.concrete_model._meta.label))
 
-    def compare_and_set(self, connection: Any, key: Any, payload: Any, proof: Any) -> bool:
+    def compare_and_set(self, connection: Any, key: Any, payload: Any, proof: Any) -> Any:
         """Write or remove a row that is as `proof` was read; one statement, without signals.
+
+        A row that was not there is added through `Model.save`.
 
         :param payload: MISSING: remove it
         :param proof: MISSING: there was no row
+        :return: whether it was done, or the instance that was added
 
         """
         if proof is MISSING:
             if payload is MISSING:
                 return True
             try:
-                self._insert(connection, key, payload)
+                return self._insert(connection, key, payload)
             except IntegrityError:
                 if self._row(connection, key) is None:
                     raise  # it is not the key that collided
                 return False
-            return True
         guarded = (
             self._rows(connection)
             .filter(**{self._key: key})

@@ -180,7 +180,19 @@ class ModelDict(ModelReads[K, V]):
         column = self._column_key(key)
         with self._writing() as write:
             instance = self._rows.save(self._connection, column, payload)
-        return self._committed(write, {key: instance if self._return_instances else stored})
+        return self._committed(write, {key: self._as_saved(key, instance, payload, stored)})
+
+    def _as_saved(self, key: K, instance: Any, payload: Any, stored: Any) -> Any:
+        """Return what reading a row back gives, which was written through `Model.save`."""
+        if self._return_instances:
+            return instance
+        found = getattr(instance, self._value_column.field.attname)
+        if type(found) is type(payload) and found == payload:
+            return stored
+        # A `save` of the user's, or a receiver of a signal, may have stored something else, or have
+        # changed the instance afterwards.
+        value, _ = self._fetch(key)
+        return stored if value is MISSING else value
 
     def depersist(self, key: K) -> Commit[K, V]:
         """Remove one entry through `Model.delete`."""
@@ -234,6 +246,8 @@ class ModelDict(ModelReads[K, V]):
             return None
         if isinstance(value, Missing):
             return self._committed(write, {}, [key])
+        if done is not True:
+            return self._committed(write, {key: self._as_saved(key, done, payload, stored)})
         if self._return_instances:
             return Commit(None, None, {key: stored})  # reloaded as an instance
         return self._committed(write, {key: stored})
@@ -243,15 +257,14 @@ class ModelDict(ModelReads[K, V]):
         key = self._canonical(key)
         payload, _ = self._prepare(key, self._plain_value(value))
         column = self._column_key(key)
-        made: list[bool] = []
+        made: list[tuple[Any, bool]] = []
 
         def create() -> None:
             with self._writing():
-                instance, created = self._rows.get_or_create(self._connection, column, payload)
-            made[:] = [instance, created]
+                made.append(self._rows.get_or_create(self._connection, column, payload))
 
         self._write(create)
-        return made[0], made[1]
+        return made[0]
 
     def _prepare(self, key: Any, value: Any) -> tuple[Any, Any]:
         payload, stored = super()._prepare(key, value)

@@ -275,3 +275,49 @@ def test_another_process_hears_of_a_save(using: str) -> None:
     process.join(60)
     assert process.exitcode == 0
     assert d == {"k": 1}
+
+
+class TestSavesThatStoreSomethingElse:
+    """The local copy holds what is stored, whatever the model's own code made of it."""
+
+    def test_a_receiver_that_changes_the_value(self, using: str) -> None:
+        from django.db.models.signals import pre_save
+
+        from tests.djangoapp.models import Plain
+
+        def replace(sender: Any, instance: Any, **named: Any) -> None:
+            instance.value = ZERO
+
+        pre_save.connect(replace, sender=Plain)
+        try:
+            for autosync in (True, False):
+                d = plain(using, autosync=autosync)
+                d["k"] = 1
+                assert d["k"] == 0
+                d["k"] = 2
+                assert d["k"] == 0
+                assert d.setdefault(f"new {autosync}", 5) == 0
+                assert d == plain(using)
+        finally:
+            pre_save.disconnect(replace, sender=Plain)
+
+    def test_a_receiver_that_changes_the_document_later(self, using: str) -> None:
+        from django.db.models.signals import post_save
+
+        from tests.djangoapp.models import Document
+
+        def change(sender: Any, instance: Any, **named: Any) -> None:
+            instance.value["more"] = 1
+
+        post_save.connect(change, sender=Document)
+        d: ModelDict[int, Any] = ModelDict(
+            Document.objects, "redis", key_col="number", using=using, autosync=False
+        )
+        try:
+            given = {"a": [1]}
+            d[1] = given
+            assert given == {"a": [1]}
+            assert d[1] == {"a": [1]}
+        finally:
+            post_save.disconnect(change, sender=Document)
+        assert d.pop(1) == {"a": [1]}
