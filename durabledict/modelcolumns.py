@@ -153,6 +153,11 @@ class ValueColumn:
         if self.is_json and own_encoding:
             self.native = _NativeJSON(field)
         elif not (self.is_text or self.is_binary or self.is_json):
+            if field.is_relation or getattr(field, "generated", False):
+                raise TypeError(
+                    f"the value column {field} is a {type(field).__name__}, which is not written "
+                    "with a value of its own"
+                )
             if not own_encoding:
                 raise TypeError(
                     f"the value column {field} is a {type(field).__name__}, which keeps its own "
@@ -201,11 +206,41 @@ class ValueColumn:
             return bytes(stored)
         return stored
 
+    @property
+    def gives_back_what_it_takes(self) -> bool:
+        """Whether a value comes back as it was given: a DecimalField rounds, for one."""
+        return not isinstance(self.native, _NativeField) or type(self.field) in _EXACT
+
     def proof(self, name: str) -> Any:
-        """Return the expression that a guarded write compares, to find the row as it was read."""
-        if self.is_json:
-            return Cast(name, models.TextField())  # two equal documents are one to the database
-        return models.F(name)
+        """Return the expression that a guarded write compares, to find the row as it was read.
+
+        The text of what stands in the column, where its value would not find it again: two equal
+        documents are one to the database, a Decimal may be rounded on the way, and a field of the
+        user's that encrypts does so differently each time.
+
+        """
+        if type(self.field) in _EXACT or self.is_binary:
+            return models.F(name)
+        return Cast(name, models.TextField())
+
+
+# Fields whose values compare equal to themselves in every database.
+_EXACT = frozenset(
+    {
+        models.BigIntegerField,
+        models.BooleanField,
+        models.CharField,
+        models.FloatField,
+        models.IntegerField,
+        models.PositiveBigIntegerField,
+        models.PositiveIntegerField,
+        models.PositiveSmallIntegerField,
+        models.SlugField,
+        models.SmallIntegerField,
+        models.TextField,
+        models.UUIDField,
+    }
+)
 
 
 class _TextOf(BaseEncoding):

@@ -22,6 +22,9 @@ __all__ = ["ModelReads"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+#: Seconds for which a thread in a transaction waits for another one that compares.
+PATIENCE = 1.0
+
 # What `_ask` may do without: see there.
 _OWN_METHODS = [DurableDict.changes, ModelStore.durables]
 
@@ -82,6 +85,8 @@ class ModelReads(ModelStore[K, V]):
                 return None
         view = None if self._is_closed else self._view()
         if view is None:
+            # A callback of the commit that is run before ours reads what was committed.
+            self._finish_blocks()
             super()._before_read(key)
             view = None if self._is_closed else self._view()
             if view is None:
@@ -135,6 +140,8 @@ class ModelReads(ModelStore[K, V]):
                 return self._compare_view(view, force)
             self._finish_blocks()
         try:
+            if is_in_transaction(self._connection) and not self._is_inside():
+                return self._compare_in_transaction(force, unless)
             return super()._compare(force=force, unless=unless)
         except _LoadedForTransactionError:
             return True
@@ -142,6 +149,20 @@ class ModelReads(ModelStore[K, V]):
             if self._on_outage == "raise" or self._is_inside():
                 raise
             return self._compare_without_cache(error)
+
+    def _compare_in_transaction(self, force: bool, unless: Any) -> bool:
+        """Compare, but do not wait for a thread that may wait for this transaction.
+
+        It asks the database for the rows, and this transaction may have locked them: neither
+        Python nor the database would see that the two wait for each other.
+
+        """
+        if not self._sync_mutex.acquire(timeout=PATIENCE):
+            return self._compare_view(Block.begin(self._connection).view(self), force)
+        try:
+            return super()._compare(force=force, unless=unless)
+        finally:
+            self._sync_mutex.release()
 
     def _compare_view(self, view: View, force: bool) -> bool:
         """Compare in a transaction that has something of its own, and load for it alone."""

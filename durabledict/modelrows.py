@@ -28,7 +28,7 @@ from .errors import MISSING
 from .modelcolumns import KeyColumn, ValueColumn
 from .modeltransactions import is_in_transaction
 
-__all__ = ["ModelRows", "nothing_was_done"]
+__all__ = ["ModelRows", "begin_for_savepoints", "nothing_was_done"]
 
 #: How often a write looks again because others add and remove its row in between.
 ATTEMPTS = 5
@@ -190,7 +190,7 @@ class ModelRows:
         """Return the instance of a key, or None; in a transaction it stays as it is meanwhile."""
         rows = self._rows(connection).filter(**{self._key: key})
         if is_in_transaction(connection) and connection.features.has_select_for_update:
-            rows = rows.select_for_update()
+            rows = _locked(rows, connection)
         for instance in rows[:1]:
             self._require_same(getattr(instance, self._key), key)
             return instance
@@ -360,7 +360,7 @@ class ModelRows:
                 self._take_write_lock(connection)
             rows = self._rows(connection)
             if connection.features.has_select_for_update:
-                rows = rows.select_for_update()
+                rows = _locked(rows, connection)
             to_payload = self._value_column.to_payload
             stored = {
                 key: to_payload(value) for key, value in rows.values_list(self._key, self._value)
@@ -380,6 +380,27 @@ class ModelRows:
         table = connection.ops.quote_name(self._model._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(f"DELETE FROM {table} WHERE 1 = 0")
+
+
+def _locked(rows: Any, connection: Any) -> Any:
+    """Lock the rows themselves, and not what the manager joins to them."""
+    if connection.features.has_select_for_update_of:
+        return rows.select_for_update(of=("self",))
+    return rows.select_for_update()
+
+
+def begin_for_savepoints(connection: Any) -> None:
+    """Begin the transaction that SQLite has not begun under `set_autocommit(False)`.
+
+    It would begin with the first INSERT, UPDATE or DELETE; the release of a savepoint that comes
+    before these commits.
+
+    """
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        connection.ensure_connection()
+        if not connection.connection.in_transaction:
+            with connection.cursor() as cursor:
+                cursor.execute("BEGIN")
 
 
 def _is_same(stored: Any, payload: Any) -> bool:

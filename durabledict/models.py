@@ -25,7 +25,7 @@ from . import modelsignals
 from .base import Commit, Undecodable
 from .errors import MISSING, Missing
 from .modelreads import ModelReads
-from .modelrows import nothing_was_done
+from .modelrows import begin_for_savepoints, nothing_was_done
 from .modeltransactions import Block, busy, is_in_transaction
 from .stamps import CacheStamp, Write
 
@@ -135,6 +135,7 @@ class ModelDict(ModelReads[K, V]):
             block.open(stamp)
             view = block.view(self)
             view.wrote = True
+            begin_for_savepoints(connection)
             with busy(stamp) as heard:
                 try:
                     yield Write()
@@ -174,12 +175,14 @@ class ModelDict(ModelReads[K, V]):
             ):
                 other._note_foreign_write(block)
 
-    def persist(self, key: K, value: V) -> Commit[K, V]:
+    def persist(self, key: K, value: V) -> Commit[K, V] | None:
         """Store one entry through `Model.save`: two SQL statements."""
         payload, stored = self._prepare(key, self._plain_value(value))
         column = self._column_key(key)
         with self._writing() as write:
             instance = self._rows.save(self._connection, column, payload)
+        if getattr(instance, self._key_column.field.attname) != column:
+            return None  # a `save` of the user's has stored it under another key
         return self._committed(write, {key: self._as_saved(key, instance, payload, stored)})
 
     def _as_saved(self, key: K, instance: Any, payload: Any, stored: Any) -> Any:
@@ -187,7 +190,8 @@ class ModelDict(ModelReads[K, V]):
         if self._return_instances:
             return instance
         found = getattr(instance, self._value_column.field.attname)
-        if type(found) is type(payload) and found == payload:
+        same = type(found) is type(payload) and found == payload
+        if same and self._value_column.gives_back_what_it_takes:
             return stored
         # A `save` of the user's, or a receiver of a signal, may have stored something else, or have
         # changed the instance afterwards.
@@ -206,7 +210,7 @@ class ModelDict(ModelReads[K, V]):
         columns, payloads, stored = self._prepared(entries)
         with self._writing() as write:
             self._rows.save_many(self._connection, dict(zip(columns, payloads, strict=True)))
-        return None if self._return_instances else self._committed(write, stored)
+        return self._committed(write, stored) if self._knows_what_is_stored() else None
 
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
         """Remove several entries in one transaction; Django sends no signals."""
@@ -222,13 +226,17 @@ class ModelDict(ModelReads[K, V]):
             changed, gone = self._rows.replace_all(
                 self._connection, dict(zip(columns, payloads, strict=True))
             )
-        if self._return_instances:
+        if not self._knows_what_is_stored():
             return None
         keys = dict(zip(columns, stored, strict=True))
         to_key = self._key_column.to_key
         return self._committed(
             write, {keys[one]: stored[keys[one]] for one in changed}, map(to_key, gone)
         )
+
+    def _knows_what_is_stored(self) -> bool:
+        """Whether what was prepared is what reading back gives, so that no reload is needed."""
+        return self._value_column.gives_back_what_it_takes and not self._return_instances
 
     def _prepared(self, entries: Mapping[K, V]) -> tuple[list[Any], list[Any], dict[K, Any]]:
         plain = {key: self._plain_value(value) for key, value in entries.items()}
@@ -250,6 +258,8 @@ class ModelDict(ModelReads[K, V]):
             return self._committed(write, {key: self._as_saved(key, done, payload, stored)})
         if self._return_instances:
             return Commit(None, None, {key: stored})  # reloaded as an instance
+        if not self._value_column.gives_back_what_it_takes:
+            stored, _ = self._fetch(key)
         return self._committed(write, {key: stored})
 
     def get_or_create(self, key: K, value: V) -> tuple[Any, bool]:

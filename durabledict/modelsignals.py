@@ -8,6 +8,7 @@ deleting from every one of them.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ def connect(durable: ModelStore[Any, Any]) -> None:
 
 def living() -> list[ModelDict[Any, Any]]:
     """Return the dicts of this process."""
-    return list(_dicts.values())
+    # Not `values()`, whose iteration another thread breaks that makes a dict.
+    return [found for one in _dicts.valuerefs() if (found := one()) is not None]
 
 
 def _with_subclasses(kind: Any) -> list[Any]:
@@ -98,26 +100,65 @@ def _began(sender: Any, instance: Any, using: str, **named: object) -> None:
     heard_while_busy(durable._stamp() for durable in listeners)
     for durable in listeners:
         try:
-            _open(durable, connections[using])
+            _open(durable, instance, connections[using])
         except durable.unavailable as error:
             # The user's save does not fail because a cache is down. Readers look again when
-            # `verify` has passed.
+            # `verify` has passed, if the word at the end of the write does not get through either.
             durable._record_failure(error)
             durable._report_outage(error)
 
 
-def _open(durable: ModelDict[Any, Any], connection: Any) -> None:
+def _open(durable: ModelDict[Any, Any], instance: Any, connection: Any) -> None:
     stamp = durable._stamp()
     if is_busy(stamp):
         return  # the dict's own write
     if is_in_transaction(connection):
         block = Block.begin(connection)
-        block.open(stamp)
         durable._note_foreign_write(block)
+        try:
+            block.open(stamp)
+        except stamp.unavailable:
+            block.touch_at_end(stamp)
+            raise
         return
     held = _held(connection.alias)
     if stamp.identity not in held:
-        held[stamp.identity] = (stamp, stamp.begin())
+        held[stamp.identity] = _Opening(stamp, instance)
+
+
+class _Opening:
+    """A stamp that a save outside of a transaction has opened.
+
+    A save that fails sends no `post_save`. Then it is ended by the next signal of the thread, the
+    end of the request or of the thread, or when the instance goes: whatever comes first.
+
+    """
+
+    def __init__(self, stamp: CacheStamp, instance: Any) -> None:
+        self._stamp = stamp
+        self._process = os.getpid()
+        self._opening: int | None = None
+        self._opening = stamp.begin()
+        self._finalizer = weakref.finalize(instance, self.end_quietly)
+        self._finalizer.atexit = False
+
+    def end(self) -> None:
+        """End the stamp, unless it has been."""
+        opening, self._opening = self._opening, None
+        self._finalizer.detach()
+        if opening is not None and self._process == os.getpid():
+            self._stamp.end(opening)
+
+    def end_quietly(self) -> None:
+        """End the stamp, where nobody can be told that the cache is down."""
+        try:
+            self.end()
+        except self._stamp.unavailable as error:
+            logger.debug("a writer was not ended, and will be taken for dead: %s", error)
+
+    def __del__(self) -> None:
+        if self._opening is not None:
+            self.end_quietly()
 
 
 def _ended(sender: Any, instance: Any, using: str, **named: object) -> None:
@@ -137,22 +178,18 @@ def _ended(sender: Any, instance: Any, using: str, **named: object) -> None:
             continue
         if stamp.identity not in told:  # several dicts may have the same
             told.add(stamp.identity)
-            _, opening = _held(using).pop(stamp.identity, (stamp, None))
+            opening = _held(using).pop(stamp.identity, None)
             try:
-                _end(stamp, opening)
+                if opening is None:
+                    stamp.touch()
+                else:
+                    opening.end()
             except durable.unavailable as error:
                 durable._record_failure(error)
                 durable._report_outage(error)
 
 
-def _end(stamp: CacheStamp, opening: int | None) -> None:
-    if opening is None:
-        stamp.touch()
-    else:
-        stamp.end(opening)
-
-
-def _held(alias: str) -> dict[tuple[object, str], tuple[CacheStamp, int]]:
+def _held(alias: str) -> dict[tuple[object, str], _Opening]:
     every: dict[str, Any] = _pending.__dict__.setdefault("stamps", {})
     return every.setdefault(alias, {})  # type: ignore[no-any-return]  # of a thread's namespace
 
@@ -161,11 +198,8 @@ def _end_pending(alias: str) -> None:
     """End the stamps of a save that failed, or in whose signals this one is."""
     held = _held(alias)
     while held:
-        _, (stamp, opening) = held.popitem()
-        try:
-            _end(stamp, opening)
-        except stamp.unavailable as error:
-            logger.debug("a writer was not ended, and will be taken for dead: %s", error)
+        _, opening = held.popitem()
+        opening.end_quietly()
 
 
 def _request_was_finished(**named: object) -> None:

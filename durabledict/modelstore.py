@@ -198,6 +198,8 @@ class ModelStore(DurableDict[K, V]):
         """Return the rows, and whether they are what every transaction sees (rule 3.4)."""
         connection = self._connection
         inside = is_in_transaction(connection)
+        if not inside and _may_be_behind(connection):
+            return self._load_beside(connection)
         try:
             return self._rows.all(connection, inside, self._return_instances)
         except (OperationalError, InterfaceError):
@@ -208,6 +210,16 @@ class ModelStore(DurableDict[K, V]):
             if connection.connection is not None:
                 raise
             return self._rows.all(connection, inside, self._return_instances)
+
+    def _load_beside(self, connection: Any) -> tuple[list[tuple[Any, Any]], bool]:
+        """Return the rows as a connection of its own finds them."""
+        alias = connection.alias
+        connections[alias] = beside = connection.copy()
+        try:
+            return self._rows.all(beside, False, self._return_instances)
+        finally:
+            connections[alias] = connection
+            beside.close()
 
     def _decoded_rows(self, rows: list[tuple[Any, Any]]) -> dict[Any, Any]:
         to_key = self._key_column.to_key
@@ -302,6 +314,23 @@ def database_name(connection: Any) -> object:
     if connection.vendor == "sqlite" and not str(name).startswith(("file:", ":memory:")):
         return os.path.abspath(name)
     return name
+
+
+def _may_be_behind(connection: Any) -> bool:
+    """Whether a connection may be read from a state that is past, though in no transaction.
+
+    So it is with SQLite's write-ahead log: while a SELECT is not read to its end (of a queryset's
+    `iterator()`, say), every other one on the connection sees the same state, whatever others
+    commit. That a SELECT is open, nothing tells.
+
+    """
+    if connection.vendor != "sqlite" or connection.connection is None:
+        return False
+    if connection.is_in_memory_db():
+        return False
+    # Past Django's own cursor, which would count it as a query.
+    ((mode,),) = connection.connection.execute("PRAGMA journal_mode")
+    return bool(mode == "wal")
 
 
 #: The connections of the parent, in a forked child: never used, never closed (rule 0.9).

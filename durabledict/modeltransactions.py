@@ -118,7 +118,7 @@ class Block:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._process = os.getpid()
-        self._openings: dict[tuple[object, str], tuple[CacheStamp, int]] = {}
+        self._openings: dict[tuple[object, str], tuple[CacheStamp, int | None]] = {}
         self._views: dict[int, View] = {}
         self._finished = False
         # Re-entrant: a handler of the log may read a dict, which looks for ended transactions.
@@ -181,12 +181,17 @@ class Block:
 
     def open(self, stamp: CacheStamp) -> None:
         """Note in the stamp that a writer is at work: once a transaction, before its SQL."""
-        if stamp.identity not in self._openings:
+        _, opening = self._openings.get(stamp.identity, (stamp, None))
+        if opening is None:
             self._openings[stamp.identity] = (stamp, stamp.begin())
+
+    def touch_at_end(self, stamp: CacheStamp) -> None:
+        """Tell readers when the transaction has ended: the cache could not be asked before."""
+        self._openings.setdefault(stamp.identity, (stamp, None))
 
     def is_open(self, stamp: CacheStamp) -> bool:
         """Whether this transaction is one of the writers that the stamp counts."""
-        return stamp.identity in self._openings
+        return self._openings.get(stamp.identity, (stamp, None))[1] is not None
 
     def spoil(self) -> None:
         """Forget what was read and written: part of it was rolled back."""
@@ -230,7 +235,7 @@ class Block:
                 _logged(view.durable._feed.deliver)
 
 
-def _taken(block: Block) -> tuple[list[tuple[CacheStamp, int]], list[View]]:
+def _taken(block: Block) -> tuple[list[tuple[CacheStamp, int | None]], list[View]]:
     block._finished = True
     connection = block._connection
     if block._watch in connection.execute_wrappers:
@@ -247,11 +252,11 @@ def _taken(block: Block) -> tuple[list[tuple[CacheStamp, int]], list[View]]:
 
 
 def _finish(
-    openings: list[tuple[CacheStamp, int]], views: list[View], committed: bool = False
+    openings: list[tuple[CacheStamp, int | None]], views: list[View], committed: bool = False
 ) -> None:
     ended: dict[tuple[object, str], Write] = {}
     for stamp, opening in openings:
-        write = _logged(stamp.end, opening)
+        write = _logged(stamp.touch) if opening is None else _logged(stamp.end, opening)
         if isinstance(write, Write):
             ended[stamp.identity] = write
     for view in views:
