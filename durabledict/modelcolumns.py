@@ -200,6 +200,13 @@ class ValueColumn:
             return copy.deepcopy(payload)  # the local copy has the very object
         return payload
 
+    def is_as_put(self, found: Any, payload: Any) -> bool:
+        """Whether an instance that was saved has the value that a payload was put there as."""
+        put = payload
+        if self.is_binary and isinstance(payload, str):
+            put = payload.encode("utf-8")
+        return type(found) is type(put) and bool(found == put)
+
     def to_payload(self, stored: Any) -> Any:
         """Return the payload that a row holds."""
         if self.is_binary and stored is not None and type(stored) is not bytes:

@@ -104,6 +104,8 @@ class ModelRows:
         if instances:
             instances_found = list(rows)
             differs = not (instances_found and tells) or instances_found[0].durabledict_differs
+            for instance in instances_found if tells else ():
+                del instance.durabledict_differs  # they are the user's
             return [(instance, None) for instance in instances_found], not (inside and differs)
         found: list[Any] = list(rows.values_list(*names))
         if not tells:
@@ -186,7 +188,7 @@ class ModelRows:
             return value, seen
         return None
 
-    def _row(self, connection: Any, key: Any) -> Any:
+    def find(self, connection: Any, key: Any) -> Any:
         """Return the instance of a key, or None; in a transaction it stays as it is meanwhile."""
         rows = self._rows(connection).filter(**{self._key: key})
         if is_in_transaction(connection) and connection.features.has_select_for_update:
@@ -208,7 +210,7 @@ class ModelRows:
     def save(self, connection: Any, key: Any, payload: Any) -> Any:
         """Write a row through `Model.save`, and return its instance. Two statements."""
         for attempt in range(1, ATTEMPTS + 1):
-            instance = self._row(connection, key)
+            instance = self.find(connection, key)
             try:
                 if instance is None:
                     return self._insert(connection, key, payload)
@@ -250,7 +252,7 @@ class ModelRows:
     def get_or_create(self, connection: Any, key: Any, payload: Any) -> tuple[Any, bool]:
         """Return the instance of a key, made if there is none, and whether it was made."""
         for attempt in range(1, ATTEMPTS + 1):
-            instance = self._row(connection, key)
+            instance = self.find(connection, key)
             if instance is not None:
                 return instance, False
             try:
@@ -262,7 +264,7 @@ class ModelRows:
 
     def delete(self, connection: Any, key: Any) -> bool:
         """Remove a row through `Model.delete`; return whether it was this that removed it."""
-        instance = self._row(connection, key)
+        instance = self.find(connection, key)
         if instance is None:
             return False
         label = self._model._meta.label
@@ -285,7 +287,7 @@ class ModelRows:
             try:
                 return self._insert(connection, key, payload)
             except IntegrityError:
-                if self._row(connection, key) is None:
+                if self.find(connection, key) is None:
                     raise  # it is not the key that collided
                 return False
         guarded = (

@@ -190,8 +190,9 @@ class ModelDict(ModelReads[K, V]):
         if self._return_instances:
             return instance
         found = getattr(instance, self._value_column.field.attname)
-        same = type(found) is type(payload) and found == payload
-        if same and self._value_column.gives_back_what_it_takes:
+        if self._value_column.gives_back_what_it_takes and self._value_column.is_as_put(
+            found, payload
+        ):
             return stored
         # A `save` of the user's, or a receiver of a signal, may have stored something else, or have
         # changed the instance afterwards.
@@ -263,10 +264,17 @@ class ModelDict(ModelReads[K, V]):
         return self._committed(write, {key: stored})
 
     def get_or_create(self, key: K, value: V) -> tuple[Any, bool]:
-        """Return the row of a key, made with `value` if there is none, and whether it was made."""
+        """Return the row of a key, made with `value` if there is none, and whether it was made.
+
+        One SELECT where it is there; else as a write, and the dict reloads.
+
+        """
         key = self._canonical(key)
         payload, _ = self._prepare(key, self._plain_value(value))
         column = self._column_key(key)
+        there = self._rows.find(self._connection, column)
+        if there is not None:
+            return there, False
         made: list[tuple[Any, bool]] = []
 
         def create() -> None:

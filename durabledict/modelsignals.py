@@ -88,7 +88,7 @@ def _listeners(sender: Any, instance: Any, using: str) -> list[ModelDict[Any, An
         durable
         for durable in living()
         if issubclass(sender, durable.model._meta.concrete_model)
-        and all(getattr(instance, field) == value for field, value in durable._scope().items())
+        and durable._has(instance)
         and durable._connection.settings_dict["NAME"] == name
     ]
 

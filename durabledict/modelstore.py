@@ -97,6 +97,10 @@ class ModelStore(DurableDict[K, V]):
         """Return the fields, with their values, that all rows of this dict have in common."""
         return {}
 
+    def _has(self, instance: Any) -> bool:
+        """Whether a row of the table is one of this dict's, or was before it is saved."""
+        return True
+
     @property
     def _alias(self) -> str:
         return self.using or router.db_for_write(self.model)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from django.db import ProgrammingError, router
 
 from .errors import DecodingError
-from .stamps import CacheStamp, Stamp, Write
+from .stamps import CacheStamp, Write
 
 if TYPE_CHECKING:
     from .modelreads import ModelReads
 
-__all__ = ["Block", "View", "is_in_transaction"]
+__all__ = ["Block", "View", "busy", "heard_while_busy", "is_busy", "is_in_transaction"]
 
 logger = logging.getLogger("durabledict.models")
 
@@ -353,6 +353,3 @@ def heard_while_busy(stamps: Iterable[CacheStamp]) -> None:
     for identity in {stamp.identity for stamp in stamps}:
         if identity in held:
             held[identity][0] += 1
-
-
-__all__ += ["Stamp", "busy", "heard_while_busy", "is_busy"]

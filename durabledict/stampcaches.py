@@ -172,7 +172,16 @@ def _redis_cache(cache: Any) -> StampCache:
 
 
 def _django_cache(cache: Any) -> StampCache:
-    from .djangocaches import DjangoCache
+    try:
+        from .djangocaches import DjangoCache
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("django"):
+            raise
+        raise ImportError(
+            f"the cache {cache!r} is one of Django's: pip install Django, or install durabledict "
+            "with its extra [django]",
+            name=error.name,
+        ) from error
 
     return DjangoCache(cache)
 

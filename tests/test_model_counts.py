@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.djangocounts import Counts, counted
+from durabledict import JSONEncoding, ModelDict
 
 from .memcachedserver import MemcachedServer
 
@@ -82,6 +83,23 @@ def test_a_strict_read_after_a_change_is_one_get_and_one_select(took: Took) -> N
     d, writer = filled(10)
     writer["setting.5"] = "changed"
     assert took(lambda: d["setting.5"]) == Counts(1, 1, 0)
+
+
+@pytest.mark.parametrize("model", ["Plain", "Binary", "Document"])
+@pytest.mark.parametrize("encoding", [None, JSONEncoding])
+def test_a_write_is_two_statements_over_every_column(took: Took, model: str, encoding: Any) -> None:
+    from tests.djangoapp import models
+
+    kind = getattr(models, model)
+    column = "number" if model == "Document" else "key"
+    d: ModelDict[Any, Any] = ModelDict(kind.objects, key_col=column, encoding=encoding)
+    try:
+        d[1] = {"a": 1}
+        for value in ({"a": 2}, None, "text", 1.5):
+            assert took(lambda value=value: d.__setitem__(1, value)).sql == 2  # type: ignore[misc]  # a lambda
+            assert d[1] == value
+    finally:
+        kind.objects.all()._raw_delete("default")
 
 
 @pytest.mark.parametrize("autosync", [True, False])

@@ -52,9 +52,10 @@ class TestNamesOf09:
         assert isinstance(d.cache_key, str)
         row, created = d.get_or_create("k", 1)
         assert (row.key, created, d["k"]) == ("k", True, 1)
+        stamp = d.last_updated()
         row, created = d.get_or_create("k", 2)
         assert (row.key, created, d["k"]) == ("k", False, 1)
-        stamp = d.last_updated()
+        assert d.last_updated() == stamp
         d.touch_last_updated()
         assert d.last_updated() != stamp
         assert d.cache_expired == d.last_updated()

@@ -188,6 +188,20 @@ class TestHeard:
         a.replace_all({"x": 1})
         assert b == {"k": 5}
 
+    def test_a_row_that_moves_is_heard_where_it_was_and_where_it_is(self, using: str) -> None:
+        from durabledict.ext.django import SettingsDict
+        from durabledict.ext.django.models import Setting
+
+        a: SettingsDict[str, int] = SettingsDict("a", cache="redis", using=using)
+        b: SettingsDict[str, int] = SettingsDict("b", cache="redis", using=using)
+        a["k"] = 1
+        assert not b
+        row = Setting.objects.using(using).get(keyspace="a")
+        row.keyspace = "b"
+        row.save()
+        assert not a
+        assert b == {"k": 1}
+
     def test_other_models_keep_djangos_fast_deletes(self, django_project: None) -> None:
         from django.contrib.sessions.models import Session
         from django.db.models.signals import post_delete, pre_delete

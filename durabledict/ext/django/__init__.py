@@ -32,6 +32,7 @@ _MODULES = {"SettingsDict": "settingsdict", "durabledicts": "configured"}
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module("durabledict.models")  # whose error says what to install
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 

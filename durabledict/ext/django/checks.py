@@ -25,6 +25,9 @@ from .settingsdict import SettingsDict
 
 __all__ = ["check_admin", "check_dicts"]
 
+#: The packages of the caches, and the extras that bring them.
+_EXTRAS = {"pymemcache": "memcached", "redis": "redis"}
+
 #: Parts of the names of collations that join upper and lower case, or accents.
 _JOINING = {"nocase", "rtrim", "ci", "ai", "level1", "level2", "insensitive"}
 
@@ -62,7 +65,7 @@ def _messages(durable: ModelDict[Any, Any]) -> Iterator[CheckMessage]:
     except Exception as error:
         yield Error(
             f"The stamp cannot be kept: {error}",
-            "Name another cache, of CACHES in the settings or a client of pymemcache or redis-py.",
+            _remedy(error),
             place,
             "durabledict.E003",
         )
@@ -80,6 +83,13 @@ def _messages(durable: ModelDict[Any, Any]) -> Iterator[CheckMessage]:
         )
     yield from _about_collation(durable, place)
     yield from _about_database(durable, place)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ImportError) and error.name in _EXTRAS:
+        extra = _EXTRAS[error.name]
+        return f"pip install {error.name}, or install durabledict with its extra [{extra}]."
+    return "Name another cache: of CACHES, or a client of pymemcache or redis-py."
 
 
 def _about_cache(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 
 __all__ = ["Setting"]
@@ -19,6 +21,16 @@ class Setting(models.Model):
             # The keyspace first: this is the index by which a dict finds its rows.
             models.UniqueConstraint(fields=("keyspace", "key"), name="durabledict_setting_key"),
         )
+
+    #: Where the row was when it was read: a save that moves it is heard in both places.
+    _loaded_keyspace: str | None = None
+
+    @classmethod
+    def from_db(cls, *arguments: Any, **named: Any) -> Setting:
+        """Make an instance of a row that was read."""
+        setting: Setting = super().from_db(*arguments, **named)
+        setting._loaded_keyspace = setting.__dict__.get("keyspace")
+        return setting
 
     def __str__(self) -> str:
         return f"{self.keyspace}: {self.key}"

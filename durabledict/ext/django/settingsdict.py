@@ -82,6 +82,9 @@ class SettingsDict(ModelDict[K, V]):
     def _scope(self) -> dict[str, Any]:
         return {"keyspace": self.keyspace}
 
+    def _has(self, instance: Any) -> bool:
+        return self.keyspace in (instance.keyspace, instance._loaded_keyspace)
+
 
 def _model(keyspace: object) -> Any:
     try:
