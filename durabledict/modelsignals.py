@@ -139,26 +139,59 @@ class _Opening:
         self._process = os.getpid()
         self._opening: int | None = None
         self._opening = stamp.begin()
-        self._finalizer = weakref.finalize(instance, self.end_quietly)
+        # Weakly: the thread alone holds this, so that it goes with the thread.
+        self._finalizer = weakref.finalize(instance, _abandon, weakref.ref(self))
         self._finalizer.atexit = False
+
+    def _take(self) -> int | None:
+        """Return what the stamp is to be ended with, unless it has been, or is the parent's."""
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return None
+        self._finalizer.detach()
+        return opening if self._process == os.getpid() else None
 
     def end(self) -> None:
         """End the stamp, unless it has been."""
-        opening, self._opening = self._opening, None
-        self._finalizer.detach()
-        if opening is not None and self._process == os.getpid():
+        opening = self._take()
+        if opening is not None:
             self._stamp.end(opening)
 
     def end_quietly(self) -> None:
         """End the stamp, where nobody can be told that the cache is down."""
-        try:
-            self.end()
-        except self._stamp.unavailable as error:
-            logger.debug("a writer was not ended, and will be taken for dead: %s", error)
+        opening = self._take()
+        if opening is not None:
+            _end_quietly(self._stamp, opening)
+
+    def abandon(self) -> None:
+        """End the stamp from a finalizer, which may come in the middle of a request to the cache.
+
+        Another request in between would take its answer: then it is sent by another thread.
+
+        """
+        opening = self._take()
+        if opening is None:
+            return
+        if self._stamp.cache.is_in_use():
+            threading.Thread(target=_end_quietly, args=(self._stamp, opening), daemon=True).start()
+        else:
+            _end_quietly(self._stamp, opening)
 
     def __del__(self) -> None:
-        if self._opening is not None:
-            self.end_quietly()
+        self.abandon()
+
+
+def _abandon(reference: weakref.ref[_Opening]) -> None:
+    opening = reference()
+    if opening is not None:
+        opening.abandon()
+
+
+def _end_quietly(stamp: CacheStamp, opening: int) -> None:
+    try:
+        stamp.end(opening)
+    except stamp.unavailable as error:
+        logger.debug("a writer was not ended, and will be taken for dead: %s", error)
 
 
 def _ended(sender: Any, instance: Any, using: str, **named: object) -> None:

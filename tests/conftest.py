@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -14,6 +15,9 @@ from . import djangoproject
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .redisservers import RedisServer
+
+if TYPE_CHECKING:
+    from .transactions import OtherProcess, OtherThread
 
 pytest.register_assert_rewrite("durabledict.testing")
 
@@ -79,3 +83,23 @@ def django_project(
     with tempfile.TemporaryDirectory(prefix="django-", dir=memory) as folder:
         djangoproject.set_up(Path(folder), postgres_server, memcached_server, redis_server)
         yield
+
+
+@pytest.fixture(scope="module")
+def process(django_project: None) -> Iterator[OtherProcess]:
+    """A process of its own, with its own dicts over the project's models."""
+    from .transactions import OtherProcess
+
+    process = OtherProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def thread(django_project: None) -> Iterator[OtherThread]:
+    """A thread with connections of its own."""
+    from .transactions import OtherThread
+
+    thread = OtherThread()
+    yield thread
+    thread.close()

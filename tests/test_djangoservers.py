@@ -85,8 +85,7 @@ class TestEvery:
             assert is_alive(int(pids[0]))
             process.send_signal(signal.SIGKILL)
             process.wait()
-        for pid in pids:
-            wait_until(lambda: not is_alive(int(pid)), "the server has ended")  # noqa: B023
+        wait_until(lambda: not any(is_alive(int(pid)) for pid in pids), "the server has ended")
         wait_until(lambda: not Path(folder).exists(), "its folder is gone")
 
     def test_it_keeps_its_port(self, make: Start) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,36 +15,19 @@ from durabledict.testing import override
 
 from .transactions import (
     ALIASES,
+    OnPurposeError,
     OtherThread,
     assert_nothing_is_left,
     database,
     fill,
+    filled_with,
     opened,
     other_threads,
 )
 
+pytestmark = pytest.mark.usefixtures("django_project")
 
-class OnPurposeError(Exception):
-    """What ends a transaction badly."""
-
-
-@pytest.fixture(autouse=True)
-def project(django_project: None) -> None:
-    """The tests' Django project."""
-
-
-@pytest.fixture
-def thread(django_project: None) -> Iterator[OtherThread]:
-    thread = OtherThread()
-    yield thread
-    thread.close()
-
-
-def filled(alias: str = "default", autosync: Any = True, **options: Any) -> Any:
-    d = opened(alias, autosync, **options)
-    fill(d, {"a": 1, "b": 2})
-    assert d == {"a": 1, "b": 2}
-    return d
+filled = partial(filled_with, {"a": 1, "b": 2})
 
 
 # -- everything that a dict does ------------------------------------------------------------------

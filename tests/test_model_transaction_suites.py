@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,24 +27,7 @@ from .transactions import (
     opened,
 )
 
-
-@pytest.fixture(autouse=True)
-def project(django_project: None) -> None:
-    """The tests' Django project."""
-
-
-@pytest.fixture(scope="module")
-def process(django_project: None) -> Iterator[OtherProcess]:
-    process = OtherProcess()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def thread(django_project: None) -> Iterator[OtherThread]:
-    thread = OtherThread()
-    yield thread
-    thread.close()
+pytestmark = pytest.mark.usefixtures("django_project")
 
 
 def run(*cases: Any) -> None:

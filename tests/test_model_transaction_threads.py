@@ -8,17 +8,20 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from .servers import PATIENCE, free_port, wait_until
 from .transactions import (
+    OnPurposeError,
     OtherProcess,
     OtherThread,
     assert_nothing_is_left,
     database,
     fill,
+    filled_with,
     glance,
     look,
     opened,
@@ -27,35 +30,9 @@ from .transactions import (
     writers,
 )
 
+pytestmark = pytest.mark.usefixtures("django_project")
 
-class OnPurposeError(Exception):
-    """What ends a transaction badly."""
-
-
-@pytest.fixture(autouse=True)
-def project(django_project: None) -> None:
-    """The tests' Django project."""
-
-
-@pytest.fixture(scope="module")
-def process(django_project: None) -> Iterator[OtherProcess]:
-    process = OtherProcess()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def thread(django_project: None) -> Iterator[OtherThread]:
-    thread = OtherThread()
-    yield thread
-    thread.close()
-
-
-def filled(alias: str = "default", autosync: Any = True, **options: Any) -> Any:
-    d = opened(alias, autosync, **options)
-    fill(d, {"a": 1})
-    assert d == {"a": 1}
-    return d
+filled = partial(filled_with, {"a": 1})
 
 
 # -- the cache ------------------------------------------------------------------------------------

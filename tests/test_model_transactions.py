@@ -5,7 +5,8 @@ docs/internals.rst, rules 3.3 and 3.4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from durabledict import MISSING, JSONEncoding
 from . import transactionviews
 from .transactions import (
     ALIASES,
+    OnPurposeError,
     OtherProcess,
     OtherThread,
     assert_nothing_is_left,
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
 
 Write = Callable[[], object]
 At = Callable[[str], None]
-
-
-class OnPurposeError(Exception):
-    """What ends a transaction badly."""
 
 
 # -- how a transaction ends -----------------------------------------------------------------------
@@ -323,20 +321,6 @@ WRITES = {**THROUGH_THE_DICT, **PAST_THE_DICT}
 # -- the test -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def process(django_project: None) -> Iterator[OtherProcess]:
-    process = OtherProcess()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def thread(django_project: None) -> Iterator[OtherThread]:
-    thread = OtherThread()
-    yield thread
-    thread.close()
-
-
 class Onlookers:
     """Reads from three sides, and compares with the table."""
 
@@ -366,6 +350,19 @@ class Onlookers:
         return seen
 
 
+def note(
+    seen: dict[str, list[str]],
+    names: dict[str, dict[str, Any]],
+    onlookers: Onlookers,
+    moment: str,
+) -> None:
+    """Note what the onlookers see at a moment, by its name."""
+    seen[moment] = [
+        next((name for name, entries in names.items() if entries == entries_seen), "?")
+        for entries_seen in onlookers.all()
+    ]
+
+
 @pytest.mark.parametrize("autosync", [True, False], ids=["strict", "manual"])
 @pytest.mark.parametrize("alias", ALIASES)
 @pytest.mark.parametrize(
@@ -391,14 +388,9 @@ def test_who_sees_what_when(
         onlookers = Onlookers(d, thread, process, kind)
         seen: dict[str, list[str]] = {}
 
-        def at(moment: str) -> None:
-            seen[moment] = [  # noqa: B023  # called in this round of the loop
-                next((name for name, entries in names.items() if entries == entries_seen), "?")  # noqa: B023
-                for entries_seen in onlookers.all()  # noqa: B023
-            ]
-
         assert onlookers.all() == [OLD] * 3
-        case(alias, lambda: write(d), at)  # noqa: B023
+        at = partial(note, seen, names, onlookers)
+        case(alias, partial(write, d), at)
         at("end")
         assert seen == {moment: who for moment, who in expected.items() if who}, kind
         assert database(alias) == names[end]

@@ -196,11 +196,13 @@ def test_it_does_not_expire(
             direct.delete(f":1:{key}")
 
 
-def test_nor_does_it_elsewhere(key: str) -> None:
+@pytest.mark.parametrize("action", [CacheStamp.read, CacheStamp.renew, CacheStamp.begin])
+def test_nor_does_it_elsewhere(action: Callable[[CacheStamp], object], key: str) -> None:
+    """In a cache that is asked through Django."""
     from django.db import connection
 
     for alias in OTHERS:
-        read(CacheStamp(alias, key))
+        action(CacheStamp(alias, key))
     locmem: Any = caches()["locmem"]
     assert locmem._expire_info[f":1:{key}"] is None
     with connection.cursor() as cursor:

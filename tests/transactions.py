@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from durabledict import ModelDict
 
 __all__ = [
+    "OnPurposeError",
     "OtherProcess",
     "OtherThread",
     "assert_nothing_is_left",
     "database",
     "fill",
+    "filled_with",
     "glance",
     "look",
     "opened",
@@ -35,6 +37,10 @@ spawning = multiprocessing.get_context("spawn")
 
 #: READ COMMITTED, REPEATABLE READ, and SQLite's one kind.
 ALIASES = ["default", "repeatable", "sqlite"]
+
+
+class OnPurposeError(Exception):
+    """What ends a transaction badly."""
 
 
 def opened(alias: str, autosync: Any = True, **options: Any) -> ModelDict[Any, Any]:
@@ -62,6 +68,16 @@ def fill(d: ModelDict[Any, Any], entries: dict[str, Any]) -> None:
     Plain.objects.using(d._alias).all().delete()
     d.sync()
     d.update(entries)
+
+
+def filled_with(
+    entries: dict[str, Any], alias: str = "default", autosync: Any = True, **options: Any
+) -> Any:
+    """Return a dict over `Plain` whose rows are exactly these."""
+    d = opened(alias, autosync, **options)
+    fill(d, entries)
+    assert d == entries
+    return d
 
 
 def savepoint(alias: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.db import models
@@ -87,3 +88,48 @@ class Stamped(models.Model):
     hidden: Column = models.BooleanField(default=False)
 
     objects: models.Manager[Stamped] = models.Manager()
+
+
+class Measured(models.Model):
+    """Fields that do not give back what they were given."""
+
+    key: Column = models.CharField(max_length=50, unique=True)
+    price: Column = models.DecimalField(max_digits=20, decimal_places=5, null=True)
+    moment: Column = models.DateTimeField(null=True)
+
+
+class Salted(models.TextField):  # type: ignore[type-arg]  # not subscriptable at run time
+    """Text that is written differently each time, as an encrypting field does."""
+
+    _salts = count(1_000_000)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else f"{next(self._salts)}{value}"
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return None if value is None else value[7:]
+
+
+class Secret(models.Model):
+    """Values in a field of that kind."""
+
+    key: Column = models.CharField(max_length=50, unique=True)
+    value: Column = Salted()
+
+
+class WithParents(models.Manager["Owned"]):
+    """Joins another table to each of its queries, whose rows may be missing."""
+
+    def get_queryset(self) -> models.QuerySet[Owned]:
+        rows: models.QuerySet[Owned] = super().get_queryset().select_related("parent")
+        return rows
+
+
+class Owned(models.Model):
+    """A row that may belong to another one."""
+
+    key: Column = models.CharField(max_length=50, unique=True)
+    value: Column = models.TextField()
+    parent: Column = models.ForeignKey("self", null=True, on_delete=models.SET_NULL)
+
+    objects = WithParents()
