@@ -23,8 +23,8 @@ from .coder import decode_all
 from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, Missing
 from .modelcolumns import KeyColumn, ValueColumn
-from .modelrows import ModelRows
 from .modeltransactions import Block, is_in_transaction
+from .modelwrites import WrittenRows
 from .stamps import CacheStamp, Write
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ModelStore(DurableDict[K, V]):
         value_field = self.model._meta.get_field(value_col)
         self._key_column = KeyColumn(key_field)
         self._value_column = ValueColumn(value_field, encoding is None)
-        self._rows = ModelRows(
+        self._rows = WrittenRows(
             self.model, self.manager, self._scope(), self._key_column, self._value_column
         )
         self._return_instances = bool(return_instances)
