@@ -25,6 +25,7 @@ class Settings(DurableDictSuite):
     """What the suites over SettingsDict share; each place is a keyspace."""
 
     capabilities = CAPABILITIES
+    modes: tuple[bool | float, ...] = (True,)
     using = "default"
     cache = "default"
 
@@ -44,18 +45,14 @@ class Settings(DurableDictSuite):
 class TestSettingsOnPostgresAndMemcached(Settings):
     """In full."""
 
-
-# CPython's test of popitem takes 16,000 entries one by one: it runs over PostgreSQL and memcached,
-# in each mode, and not once more over each of the others.
+    modes = (True, 3600.0, False)
 
 
 class TestSettingsOnSqliteAndMemcached(Settings):
-    modes = (True,)
     using = "sqlite"
 
 
 class TestSettingsOnPostgresAndRedis(Settings):
-    modes = (True,)
     cache = "redis"
 
 
@@ -103,8 +100,13 @@ class TestPlainModels(DurableDictSuite):
         return model
 
 
-POPITEM = "test_mapping_popitem_strict"
+# CPython's test of popitem takes 16,000 entries one by one, which is half a minute of SQL. So it
+# runs over PostgreSQL and memcached, and in the other two modes it is one of the long tests.
+POPITEM = "test_mapping_popitem_"
 
 for suite in (TestSettingsOnSqliteAndMemcached, TestSettingsOnPostgresAndRedis, TestPlainModels):
-    assert hasattr(suite, POPITEM)
-    setattr(suite, POPITEM, None)
+    assert hasattr(suite, f"{POPITEM}strict")
+    setattr(suite, f"{POPITEM}strict", None)
+
+for name in (f"{POPITEM}bounded", f"{POPITEM}manual"):
+    pytest.mark.long(getattr(TestSettingsOnPostgresAndMemcached, name))
