@@ -6,8 +6,11 @@ docs/internals.rst, rule 3.4. What a thread wrote, or loaded, in a transaction i
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Mapping
 from typing import Any, TypeVar
+
+from django.db import connections, router
 
 from . import reading
 from .base import DurableDict
@@ -108,15 +111,19 @@ class ModelReads(ModelStore[K, V]):
         return reading.monotonic() >= view.sent + float(self._autosync)
 
     def _is_good(self) -> bool:
-        view = self._view() if self._transactions else None
-        return super()._is_good() if view is None else not self._must_compare(view)
+        if self._transactions:
+            view = self._view()
+            if view is not None:
+                return not self._must_compare(view)
+        return super()._is_good()
 
     def _make_good(self) -> None:
         if self._autosync is False and self._filled and runs_event_loop():
             return  # rule 3.10: the copy as it is, as of the last sync; `_compare` refuses others
         error = self._freshness.error
         if (
-            isinstance(error, Exception)
+            error is not None
+            and isinstance(error, Exception)
             and self._on_outage == "stale"
             and reading.monotonic() < self._freshness.retry_at
             and self._is_of_cache(error)
@@ -133,14 +140,17 @@ class ModelReads(ModelStore[K, V]):
         super()._make_good()
 
     def _compare(self, *, force: bool = False, unless: Any = None) -> bool:
-        self._refuse_event_loop()
+        if _get_running_loop() is not None:
+            self._refuse_event_loop()
         if self._transactions:
             view = self._view()
             if view is not None and not self._is_inside():
                 return self._compare_view(view, force)
             self._finish_blocks()
+        # Each strict read comes here: not by way of `_connection`, whose calls would be felt.
+        connection = connections[self.using or router.db_for_write(self.model)]
         try:
-            if is_in_transaction(self._connection) and not self._is_inside():
+            if is_in_transaction(connection) and not self._is_inside():
                 return self._compare_in_transaction(force, unless)
             return super()._compare(force=force, unless=unless)
         except _LoadedForTransactionError:
