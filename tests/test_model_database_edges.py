@@ -80,15 +80,9 @@ def logged(tmp_path: Path) -> Iterator[str]:
         del connections.settings[WAL]
 
 
-@pytest.fixture(scope="module")
-def process(django_project: None) -> Iterator[OtherProcess]:
-    process = OtherProcess()
-    yield process
-    process.close()
-
-
 @pytest.fixture
 def thread(logged: str) -> Iterator[OtherThread]:
+    # Not the one of conftest: it has to close its connection while the alias is there.
     thread = OtherThread()
     yield thread
     thread.close()
