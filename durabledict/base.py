@@ -742,10 +742,14 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         finally:
             self._feed.deliver()
 
-    def _sync_watched(self) -> bool:
-        """Sync for the watch, which tries again by itself after an error."""
+    def _sync_watched(self, woken: bool) -> bool:
+        """Sync for the watch, which tries again by itself after an error.
+
+        :param woken: the store has said that something changed
+
+        """
         try:
-            return self._compare()
+            return self._compare_told() if woken else self._compare()
         except self.unavailable as error:
             self._report_outage(error)
             raise

@@ -139,7 +139,7 @@ class ModelReads(ModelStore[K, V]):
                 return
         super()._make_good()
 
-    def _compare(self, *, force: bool = False, unless: Any = None) -> bool:
+    def _compare(self, *, force: bool = False, unless: Any = None, told: bool = False) -> bool:
         if _get_running_loop() is not None:
             self._refuse_event_loop()
         if self._transactions:

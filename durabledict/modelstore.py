@@ -272,11 +272,11 @@ class ModelStore(DurableDict[K, V]):
                 "and write by sync_to_async"
             )
 
-    def _sync_watched(self) -> bool:
+    def _sync_watched(self, woken: bool) -> bool:
         connection = self._connection
         connection.close_if_unusable_or_obsolete()
         try:
-            return super()._sync_watched()
+            return super()._sync_watched(woken)
         finally:
             connection.close_if_unusable_or_obsolete()
 

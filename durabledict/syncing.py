@@ -159,7 +159,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         Called after every change of what it looks at; it is the only place that decides.
 
         """
-        native = self._is_closed or (self._autosync is False and not self._must_not_be_native())
+        native = self._is_closed or (self._needs_no_comparison() and not self._must_not_be_native())
         target = self._native_class if native else syncing_class(self._native_class)
         if self._is_closed:
             self._good_until = math.inf
@@ -197,11 +197,41 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             return min(freshness.retry_at, freshness.sent + self._max_stale)
         if self._doubtful:
             return -math.inf
-        if self._autosync is False:
+        if self._needs_no_comparison():
             return math.inf
         if isinstance(self._autosync, float):
             return freshness.sent + self._autosync
         return -math.inf
+
+    def _needs_no_comparison(self) -> bool:
+        """Whether the local copy as it is will do, until something happens."""
+        if self._autosync is True and self._hears:
+            return self._freshness.error is None and self._is_told()
+        return self._autosync is False
+
+    # -- a store that tells of each change by itself ------------------------------------------
+
+    # Whether it does. Then a strict dict is native until something was told, and its read asks
+    # only for what that was.
+    _hears = False
+
+    def _is_told(self) -> bool:
+        """Whether the copy holds all that the store has told of by itself. No lock, no waiting.
+
+        `_settle` is to be called when that changes.
+
+        """
+        return False
+
+    def _told_stamp(self) -> Any:
+        """Return the stamp of what the store has told of by itself, without asking."""
+        return self.last_updated()
+
+    def _compare_told(self, unless: Callable[[], bool] | None = None) -> bool:
+        """Bring the copy up to what the store has told of by itself; else, compare."""
+        return self._compare(unless=unless)
+
+    # -- transactions -------------------------------------------------------------------------
 
     def _transaction_opened(self) -> None:
         """Note that a thread's transaction has uncommitted writes: reads ask `_overlay`."""
@@ -272,7 +302,10 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
         if self._is_good():
             return
         try:
-            self._compare(unless=self._is_good)
+            if self._autosync is True and self._hears:
+                self._compare_told(unless=self._is_good)
+            else:
+                self._compare(unless=self._is_good)
         except self.unavailable as error:
             if self._is_closed:
                 return  # by another thread meanwhile
@@ -288,7 +321,7 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     def _is_good(self) -> bool:
         """Whether a read needs no comparison now."""
-        if self._autosync is True and self._freshness.error is None:
+        if self._autosync is True and not self._hears and self._freshness.error is None:
             return False  # as `_compares_at` would say
         return self._filled and reading.monotonic() < self._compares_at()
 
@@ -355,10 +388,17 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
 
     # -- comparing ----------------------------------------------------------------------------
 
-    def _compare(self, *, force: bool = False, unless: Callable[[], bool] | None = None) -> bool:
+    def _compare(
+        self,
+        *,
+        force: bool = False,
+        unless: Callable[[], bool] | None = None,
+        told: bool = False,
+    ) -> bool:
         """Sync, or share the answer of a thread that asked after this call began (rule 0.6).
 
         :param unless: asked again when it is this thread's turn: another one may have done it
+        :param told: only up to what the store has told of; no answer for who wants to ask it
         :return: True when an entry changed meanwhile
 
         """
@@ -372,20 +412,21 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 return self._generation != generation
             if unless is not None and unless():
                 return self._generation != generation
-            self._asked += 1
+            self._asked += not told
             self._sync_owner = threading.get_ident()
             try:
-                changed = self._synchronize(force)
+                changed = self._synchronize(force, told)
             except BaseException as error:
                 self._record_failure(error)
-                if isinstance(error, self.unavailable):
+                if isinstance(error, self.unavailable) and not told:
                     self._answered, self._answer_error = self._asked, bare(error)
                 # What is not an outage may be this thread's alone (KeyboardInterrupt, a
                 # recursion limit): the others ask for themselves.
                 raise
             finally:
                 self._sync_owner = None
-            self._answered, self._answer_error = self._asked, None
+            if not told:
+                self._answered, self._answer_error = self._asked, None
             return changed
 
     def _is_inside(self) -> bool:
@@ -405,16 +446,17 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 self._freshness.failed(error)
                 self._settle()
 
-    def _synchronize(self, force: bool) -> bool:
+    def _synchronize(self, force: bool, told: bool = False) -> bool:
         """Ask until an answer can be applied; the caller holds `_sync_mutex`."""
         changed = False
         for last in IS_LAST:
             with self._copy_lock:
                 generation, since = self._generation, self.last_synced
-            sent = reading.monotonic()
+            # What the store has told by itself is no answer to a question: no bound counts from it.
+            sent = self._freshness.sent if told else reading.monotonic()
             self.stats.comparisons += 1
             glimpse = self._glance()
-            stamp = self.last_updated()
+            stamp = self._told_stamp() if told else self.last_updated()
             if self._filled and since is not None and stamp == since and not force:
                 self._succeed(sent, generation, glimpse)
                 return changed
@@ -543,7 +585,11 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
                 before, undecodable = self._generation, len(self._undecodable)
                 replaced = self._apply(difference, commit.after)
                 # The copy was clean: that alone can have changed of what `_settle` looks at.
-                if undecodable != len(self._undecodable) or self._generation != before + 1:
+                if (
+                    undecodable != len(self._undecodable)
+                    or self._generation != before + 1
+                    or self._hears
+                ):
                     self._settle_after_apply(before)
                 done = True
             else:
@@ -560,7 +606,10 @@ class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
             self._doubt()
             return
         try:
-            self._compare(force=force)
+            if force:
+                self._compare(force=True)
+            else:
+                self._compare_told()
         except self.unavailable as error:
             self._doubt()
             self._report_outage(error)

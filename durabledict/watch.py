@@ -105,7 +105,7 @@ def _run(
             woken = waits and watched.wait(watched.last_synced, interval)
             if stopping.is_set():
                 return
-            changed = watched._sync_watched()
+            changed = watched._sync_watched(woken)
             failed, waits = 0, True
         except BaseException as error:  # SystemExit out of a callback, too: nothing may end it
             # At the end of the interpreter the stores are closed under a watch that runs.

@@ -44,7 +44,7 @@ def run(d: Any, number: int, sync: Callable[[int], bool]) -> tuple[list[str], li
         done.append("wait")
         return True
 
-    def noted() -> bool:
+    def noted(woken: bool) -> bool:
         rounds.left -= 1
         done.append("sync")
         return sync(number - rounds.left)
@@ -116,7 +116,7 @@ def test_a_watch_that_is_stopped_while_it_waits_compares_no_more() -> None:
         rounds.left = 0
         return False
 
-    d.wait, d._sync_watched = wait, lambda: synced.append(1)
+    d.wait, d._sync_watched = wait, lambda woken: synced.append(1)
     watch._run(weakref.ref(d), rounds, 7.0)  # type: ignore[arg-type]  # as much as it needs
     assert synced == [1]
 
@@ -135,7 +135,7 @@ def test_nothing_keeps_the_dict_alive_while_it_pauses(error: BaseException | Non
         rounds.left = 0
         assert reference() is None
 
-    def sync() -> bool:
+    def sync(woken: bool) -> bool:
         if error is not None:
             raise error.with_traceback(None)
         return False
