@@ -84,8 +84,8 @@ class ContentsTests(SuiteBase):
         }  # fmt: skip
         forgotten = set(dir(dict)) - ours - per_key - harmless
         assert not forgotten
-        strict = self.open(autosync=True)
-        assert per_key <= set(vars(type(strict)))
+        syncing = self.open(autosync=3600.0)
+        assert per_key <= set(vars(type(syncing)))
 
     def test_is_a_dict(self) -> None:
         d = self.open()

@@ -117,6 +117,7 @@ class SharingTests(SuiteBase):
                     thread.join(PATIENCE)
             assert len(calls) == 1
 
+    @needs("!told")
     def test_rule_0_6_waiting_reads_share_a_failure(self) -> None:
         """A store that times out must not cost each waiting thread its own timeout."""
         d = self.open()
@@ -151,6 +152,7 @@ class SharingTests(SuiteBase):
         assert len(calls) == 2
         assert d["k"] == 1
 
+    @needs("!told")
     def test_rule_0_6_a_failure_that_is_shared_is_raised_as_a_copy(self) -> None:
         """One object that many threads raise would grow a traceback of them all."""
         d = self.open()
@@ -170,6 +172,7 @@ class SharingTests(SuiteBase):
                 caught.append(error)
         assert len({id(error) for error in (*caught, d._answer_error)}) == 3
 
+    @needs("!told")
     def test_rule_0_6_an_error_that_is_no_outage_is_not_shared(self) -> None:
         d = self.open()
         d["k"] = 1
@@ -182,6 +185,7 @@ class SharingTests(SuiteBase):
         assert d["k"] == 1
         assert d.stale_since is None
 
+    @needs("!told")
     def test_rule_0_6_who_waits_asks_again_after_an_error_that_is_no_outage(self) -> None:
         d = self.open()
         d["k"] = 1

@@ -216,7 +216,7 @@ class WritingTests(SuiteBase):
     # -- what the store said, and what it may have done ---------------------------------------
 
     def test_a_write_of_unknown_outcome_is_looked_up_at_the_next_read(self) -> None:
-        for autosync in (True, 3600.0, False):
+        for autosync in (self.strictest, 3600.0, False):
             d = self.open(autosync=autosync)
             d["k"] = 1
 
@@ -268,7 +268,7 @@ class WritingTests(SuiteBase):
 
     @needs("delta")
     def test_a_write_costs_no_comparison_when_nobody_else_wrote(self) -> None:
-        for autosync in (True, 3600.0, False):
+        for autosync in (self.strictest, 3600.0, False):
             d = self.open(autosync=autosync)
             d["k"] = 1
             reloads = d.stats.reloads
