@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from kazoo.client import KazooClient
 
 from . import djangoproject
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .redisservers import RedisServer
+from .zookeeperservers import ZookeeperServer, started
 
 if TYPE_CHECKING:
     from .transactions import OtherProcess, OtherThread
@@ -69,6 +72,33 @@ def postgres_server() -> Iterator[PostgresServer]:
     """
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def zookeeper_server() -> Iterator[ZookeeperServer]:
+    """One server for all tests, with whatever nodes they left: see `zookeeper_path`.
+
+    A test that stops it, or wants settings, starts one of its own.
+
+    """
+    with ZookeeperServer() as server:
+        yield server
+
+
+numbers_of_paths = itertools.count(1)
+
+
+@pytest.fixture
+def zookeeper_path() -> str:
+    """A path that no other test has, so that nothing is there, on any server."""
+    return f"/test-{next(numbers_of_paths)}"
+
+
+@pytest.fixture
+def zookeeper_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
+    """A client of that server, which is started."""
+    with started(zookeeper_server.client()) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

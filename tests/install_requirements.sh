@@ -44,6 +44,14 @@ postgres_programs() {
     command -v postgres && command -v initdb
 }
 
+# Where Debian keeps the libraries of its Java programs: the server, and what it logs with.
+zookeeper_server() {
+    local jar
+    for jar in zookeeper slf4j-api slf4j-simple; do
+        [ -e "/usr/share/java/$jar.jar" ] || return
+    done
+}
+
 find_missing() {
     local version
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -61,6 +69,11 @@ find_missing() {
     # Hold the stamps and the rows of Django models.
     require memcached command -v memcached
     require postgresql postgres_programs
+    # ZooKeeper's server itself: the package zookeeper adds scripts to it, and needs a Java with
+    # windows, which is twice as large.
+    require libzookeeper-java zookeeper_server
+    # There may be a program of that name that only says that there is no Java.
+    require default-jre-headless java -version
 }
 
 fail() {

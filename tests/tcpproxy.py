@@ -173,6 +173,9 @@ class TcpProxy:
 
     # For the connections.
 
+    def make_link(self, client: socket.socket, server: socket.socket) -> Link:
+        return Link(self, client, server)
+
     def fault_for(self, request: bytes) -> Fault | None:
         found: Fault | None = None
         with self._lock:
@@ -240,7 +243,7 @@ class TcpProxy:
                 client.close()  # As of a server that dies as it accepts.
                 continue
             server.settimeout(None)
-            link = Link(self, client, server)
+            link = self.make_link(client, server)
             with self._lock:
                 self.connections += 1
                 self._links.add(link)
