@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .models import ModelDict as ModelDict
     from .redis import RedisDict as RedisDict
     from .sqlite import SqliteDict
+    from .zookeeper import ZookeeperDict as ZookeeperDict
 
 __version__ = "1.0.0.dev0"
 
@@ -81,6 +82,7 @@ _BACKENDS = {
     "ModelDict": "models",
     "RedisDict": "redis",
     "SqliteDict": "sqlite",
+    "ZookeeperDict": "zookeeper",
 }
 
 

@@ -36,6 +36,7 @@ _schemes: dict[str, _Scheme] = {
     "rediss": _Scheme("durabledict.redis", "RedisDict", "redis", "redis", True),
     "sqlite": _Scheme("durabledict.sqlite", "SqliteDict", None, None),
     "unix": _Scheme("durabledict.redis", "RedisDict", "redis", "redis", True),
+    "zookeeper": _Scheme("durabledict.zookeeper", "ZookeeperDict", "zookeeper", "kazoo"),
 }
 
 
@@ -61,16 +62,17 @@ def register_scheme(
 def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
     """Open the dict that a URL names.
 
-    ========================  ==========================================================
-    URL                       dict
-    ========================  ==========================================================
-    ``memory://``             `MemoryDict` with a storage of its own
-    ``memory://name``         `MemoryDict`, the same storage for all of that name
-    ``sqlite:///path``        `SqliteDict`; four slashes for an absolute path
-    ``redis://host:port/db``  `RedisDict`; ``keyspace=...`` names the hash
-    ``rediss://``             `RedisDict` over TLS
-    ``unix:///path``          `RedisDict` over a Unix socket
-    ========================  ==========================================================
+    =============================  =====================================================
+    URL                            dict
+    =============================  =====================================================
+    ``memory://``                  `MemoryDict` with a storage of its own
+    ``memory://name``              `MemoryDict`, the same storage for all of that name
+    ``sqlite:///path``             `SqliteDict`; four slashes for an absolute path
+    ``redis://host:port/db``       `RedisDict`; ``keyspace=...`` names the hash
+    ``rediss://``                  `RedisDict` over TLS
+    ``unix:///path``               `RedisDict` over a Unix socket
+    ``zookeeper://a:1,b:2/path``   `ZookeeperDict`, the entries below that path
+    =============================  =====================================================
 
     >>> import durabledict
     >>> d = durabledict.open("memory://", autosync=5.0)

@@ -1,0 +1,398 @@
+"""`ZookeeperDict`: a znode a key, whose watches tell which key changed.
+
+docs/internals.rst, section 4, has the protocol; the numbers in comments are its rules. The parts:
+`zookeepertree` is what is known here of the tree, `zookeeperfetch` asks for what is not,
+`zookeeperwrites` writes, and all requests go through the caller's client, see `zookeeperclient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+try:
+    from kazoo.client import KazooClient
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "ZookeeperDict needs the package kazoo: pip install kazoo, or install durabledict with its "
+        "extra [zookeeper]",
+        name=error.name,
+    ) from error
+from kazoo.exceptions import (
+    AuthFailedError,
+    BadArgumentsError,
+    BadVersionError,
+    ConnectionClosedError,
+    ConnectionLoss,
+    InvalidACLError,
+    NoAuthError,
+    NodeExistsError,
+    NoNodeError,
+    NotEmptyError,
+    NotReadOnlyCallError,
+    OperationTimeoutError,
+    SessionExpiredError,
+)
+
+from . import reading
+from .base import Changes, Commit, ConnectionDurableDict, Undecodable
+from .changes import chained
+from .encoding import DefaultEncoding
+from .errors import MISSING, EncodingError, Missing
+from .options import seconds
+from .zookeeperclient import Client, NotConnectedError, OwnThreadError
+from .zookeeperfetch import Fetcher
+from .zookeepernames import IS_FORBIDDEN, Place
+from .zookeepertree import Tree
+from .zookeeperwrites import REQUEST_LIMIT, Entry, Proof, Writer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from .base import Options
+
+__all__ = ["ZookeeperDict"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: Errors of a server that has said no: nothing was done, and nothing may still arrive.
+REFUSALS = (
+    NotConnectedError,
+    OwnThreadError,
+    NoAuthError,
+    NotReadOnlyCallError,
+    NoNodeError,
+    NodeExistsError,
+    NotEmptyError,
+    BadVersionError,
+    InvalidACLError,
+    BadArgumentsError,
+    ValueError,
+)
+
+
+class ZookeeperDict(ConnectionDurableDict[K, V]):
+    """A durable dict in ZooKeeper: a znode a key, and a watch on each.
+
+    >>> from kazoo.client import KazooClient
+    >>> from durabledict import ZookeeperDict
+    >>> settings = ZookeeperDict("/settings", KazooClient("127.0.0.1:2181"))  # doctest: +SKIP
+
+    What each way of reading promises:
+
+    ====================  =========================================================================
+    ``autosync=True``     own writes, and all that the session was told, never backwards. While
+                          nothing was told a read costs nothing; then, one request a changed key.
+                          Another client's write may not have been told of yet
+    ``"strict"``          every write that was acknowledged anywhere before the read began:
+                          ZooKeeper's ``sync``, one round trip to the leader
+    seconds               at most one ``sync`` in that time
+    False, and `sync`     as "strict", at each call of `sync`
+    ====================  =========================================================================
+
+    A write costs one round trip; `update`, `clear` and `replace_all` are transactions, as few as
+    the size of a request allows. A write of another client costs one request for each key that
+    changed, and one for the list of keys when some came or went, whatever the number of keys.
+
+    :param keyspace: the path of the znode whose children are the entries, as 0.9 had them. It is
+        made by the first write
+    :param connection: a `kazoo.client.KazooClient`. One that is not started is started, and
+        stopped again by `close`; its ACLs, chroot and `read_only` count
+    :param timeout: the seconds that an answer may take; a connection that was lost is waited for
+        as long
+    :param request_limit: the bytes that a request may have, the servers' ``jute.maxbuffer``
+    :param autosync: see above; and `DurableDict`, as for `encoding`, `old_encoding`, and the other
+        options
+    :raises TypeError: no path, no client of kazoo's
+    :raises ValueError: a path that ZooKeeper does not take
+    :raises kazoo.exceptions.KazooException: the servers cannot be asked
+
+    """
+
+    __slots__ = ("_asked_at", "_client", "_fetcher", "_place", "_tree", "_writer")
+
+    unavailable = (
+        ConnectionLoss,
+        ConnectionClosedError,
+        SessionExpiredError,
+        OperationTimeoutError,
+        NotReadOnlyCallError,
+        AuthFailedError,
+    )
+
+    _autosync_words = ("strict",)
+    _hears = True
+
+    def __init__(
+        self,
+        keyspace: str,
+        connection: KazooClient,
+        autosync: bool | float | timedelta | str = True,
+        encoding: Any = DefaultEncoding,
+        old_encoding: Any = None,
+        *,
+        timeout: float | timedelta = 5.0,
+        request_limit: int = REQUEST_LIMIT,
+        **options: Unpack[Options],
+    ) -> None:
+        if not isinstance(connection, KazooClient):
+            raise TypeError(
+                f"connection={connection!r}: write a kazoo.client.KazooClient, or use "
+                "durabledict.open('zookeeper://host:port/path')"
+            )
+        limit = seconds(timeout)
+        if limit is None or limit <= 0:
+            raise TypeError(f"timeout={timeout!r}: write seconds above 0, or a timedelta")
+        path = _checked_path(keyspace)
+        self._place = Place(path, in_root=path == "/" and not connection.chroot)
+        # The stamp that the comparison which is being made has found.
+        self._asked_at = 0
+        self._tree = Tree(self._marked)
+        self._client = Client(connection, limit, self._tree.lose)
+        self._fetcher = Fetcher(self._tree, self._client, self._place)
+        self._writer = Writer(self._tree, self._client, self._place, request_limit)
+        try:
+            super().__init__(keyspace, connection, autosync, encoding, old_encoding, **options)
+        except BaseException:
+            self._client.release()
+            raise
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """Open ``zookeeper://host:port,host:port/path`` with a client of its own.
+
+        :param url: the servers, and the path that is the keyspace
+        :param options: the other parameters of the class
+        :raises ValueError: no host, or no path
+
+        """
+        parts = urlsplit(url)
+        path = unquote(parts.path)
+        if not parts.netloc or not path.strip("/"):
+            raise ValueError(f"{url!r}: write zookeeper://host:port,host:port/path")
+        return cls(path, KazooClient(parts.netloc), **options)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def last_updated(self) -> int:
+        """Return the number of what the session was told, after a question to the leader.
+
+        One round trip: ZooKeeper's `sync`, after which this session has been told of every write
+        that was acknowledged before, and has heard of it.
+
+        """
+        self._ask_leader()
+        return self._told_stamp()
+
+    def _ask_leader(self) -> None:
+        kazoo = self._client.ready(self._waits())
+        asked = kazoo.sync_async(self._place.path)
+        self._client.wait([asked])
+        try:
+            asked.get()
+        except NotReadOnlyCallError:
+            # Of servers that are cut off, a client that is `read_only` wants what they have.
+            if self._filled or self._autosync is not True:
+                raise
+        self._client.barrier()
+
+    def _waits(self) -> bool:
+        """Whether to wait for a connection that was lost: not where there is a copy to serve."""
+        return not (self._filled and self._on_outage == "stale")
+
+    def _told_stamp(self) -> int:
+        self._asked_at = self._tree.number
+        return self._asked_at
+
+    def _is_told(self) -> bool:
+        return bool(self._tree.number == self.last_synced)
+
+    def _compare_told(self, unless: Callable[[], bool] | None = None) -> bool:
+        return self._compare(unless=unless, told=True)
+
+    def changes(self, since: Any) -> Changes[K, V] | None:
+        """Return what changed since a stamp: one request for each key of which an event told.
+
+        And one for the list of keys, when some came or went. None in a new session, whose servers
+        may be of another history.
+
+        """
+        with self._sync_mutex:
+            if not self._tree.remembers(since):
+                return None
+            kept = self._fetcher.fetch(self._decode_all, self._waits())
+            news = self._tree.news(since)
+        del kept
+        if news is None:
+            return None
+        stamp, fresh, _kept = news
+        named = [(self._place.key(name), value) for name, value in fresh.items()]
+        return Changes(
+            stamp,
+            {key: value for key, value in named if value is not MISSING},
+            [key for key, value in named if value is MISSING],
+        )
+
+    def durables(self) -> dict[K, V | Undecodable]:
+        """Return all entries, decoded, as of one state: one request a key, all sent at once."""
+        with self._sync_mutex:
+            self._ask_leader()
+            entries = self._fetcher.reload(
+                self._decode_all,
+                self._waits(),
+                for_copy=self._asked_at if self._is_inside() else None,
+            )
+        return {self._place.key(name): value for name, value in entries.items()}
+
+    def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
+        payload, proof = self._writer.read(self._place.name(key))
+        if payload is None:
+            return MISSING, MISSING
+        return self._decode(payload, key), proof
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def persist(self, key: K, value: V) -> Commit[K, V]:
+        """Store one entry: two requests in one round trip."""
+        return self._writer.set(self._entry(key, value), self.last_synced)
+
+    def depersist(self, key: K) -> Commit[K, V] | None:
+        """Remove one entry: one transaction."""
+        return self.depersist_many([key])
+
+    def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
+        """Store several entries: one transaction for each megabyte."""
+        return self._transact(self._many(entries), [])
+
+    def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
+        """Remove several entries: one transaction for each megabyte of their names."""
+        return self._transact([], [(key, self._place.name(key)) for key in dict.fromkeys(keys)])
+
+    def _replace_all(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
+        wanted = {entry.name: entry for entry in self._many(entries)}
+        self._writer.require_taken(wanted.values())
+        # What others have stored up to now is to be removed, too.
+        self._compare()
+        held = dict(self._tree.held)
+        # By what is stored, not by the local copy, whose values the caller may have changed.
+        changed = [
+            entry
+            for name, entry in wanted.items()
+            if name not in held or held[name].digest != hash(entry.payload)
+        ]
+        removals = [(self._place.key(name), name) for name in held if name not in wanted]
+        # A znode that is no entry, but a folder of somebody else's, stays.
+        return self._transact(changed, removals, self._undecodable.__contains__)
+
+    def _compare_and_set(self, key: K, value: V | Missing, proof: Any) -> Commit[K, V] | None:
+        if isinstance(value, Missing):
+            return self._writer.remove_if(key, self._place.name(key), proof, self.last_synced)
+        entry = self._entry(key, value)
+        if not isinstance(proof, Proof):
+            return self._writer.add(entry, self.last_synced)
+        return self._writer.replace(entry, proof, self.last_synced)
+
+    def _transact(
+        self,
+        entries: list[Entry],
+        removals: list[tuple[K, str]],
+        may_stay: Callable[[Any], bool] = lambda key: False,
+    ) -> Commit[K, V] | None:
+        commits: list[Commit[K, V]] = []
+        applied = self.last_synced
+        try:
+            for part in self._writer.parts(entries, removals):
+                commits.append(self._writer.transact(part, applied, may_stay=may_stay))
+                # As if it were applied already: the next one is made from there.
+                applied = commits[-1].after
+        except BaseException:
+            if commits:
+                self._doubt()  # the error of this one may be a refusal, but those before are done
+            raise
+        return chained(commits or [Commit(self._tree.number, self._tree.number)])
+
+    def _was_refused(self, error: Exception) -> bool:
+        return isinstance(error, REFUSALS) or super()._was_refused(error)
+
+    def _entry(self, key: K, value: V) -> Entry:
+        payload, stored = self._prepare(key, value)
+        return Entry(key, self._place.name(key), _sendable(key, payload), stored)
+
+    def _many(self, entries: Mapping[K, V]) -> list[Entry]:
+        payloads, stored = self._prepare_all(entries)
+        return [
+            Entry(key, self._place.name(key), _sendable(key, payload), stored[key])
+            for key, payload in payloads.items()
+        ]
+
+    # -- being told ---------------------------------------------------------------------------
+
+    def _marked(self, before: int | None, lost: bool) -> None:
+        """Let the next read ask for what was marked; called on a thread of kazoo's, too.
+
+        Until now a copy of which nothing was told was good: an outage counts from here. But how
+        long a server was silent before the client gave it up is known only to be less than the
+        session's timeout.
+
+        """
+        if self._autosync is not True:
+            return
+        with self._copy_lock:
+            if before is not None and before == self.last_synced:
+                heard = reading.monotonic() - (self._client.session_timeout if lost else 0.0)
+                self._freshness.sent = max(self._freshness.sent, heard)
+            self._settle()
+
+    def wait(self, since: Any, timeout: float) -> bool:
+        """Return True when the stamp is no longer `since`: when an event came."""
+        tree = self._tree
+        with tree.lock:
+            tree.lock.wait_for(lambda: tree.number != since or self._interrupted.is_set(), timeout)
+            return bool(tree.number != since)
+
+    def _interrupt_wait(self) -> None:
+        super()._interrupt_wait()
+        with self._tree.lock:
+            self._tree.lock.notify_all()
+
+    # -- closing, forking ---------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the watch; stop the client if it was started here, and no other dict uses it."""
+        super().close()
+        self._client.release()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._tree.after_fork()
+
+
+def _checked_path(keyspace: object) -> str:
+    if not isinstance(keyspace, str):
+        raise TypeError(f"keyspace={keyspace!r}: write a path, '/settings' say")
+    parts = [part for part in keyspace.split("/") if part]
+    if not set(parts).isdisjoint((".", "..")) or any(map(IS_FORBIDDEN.search, parts)):
+        raise ValueError(f"keyspace={keyspace!r} is no path that ZooKeeper takes")
+    return "/" + "/".join(parts)
+
+
+def _sendable(key: Any, payload: Any) -> bytes:
+    """Return a payload as bytes.
+
+    :raises EncodingError: it is neither text nor bytes
+
+    """
+    if isinstance(payload, str):
+        try:
+            payload = payload.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise EncodingError(
+            f"the payload of key {key!r} is of type {type(payload).__name__}: ZooKeeper holds str "
+            "or bytes, so the encoding has to give one of them"
+        )
+    return bytes(payload)

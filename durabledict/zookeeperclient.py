@@ -1,0 +1,295 @@
+"""The caller's KazooClient: started if it is not, asked with a limit, and made anew after a fork.
+
+Nothing of it is changed. kazoo's own `retry` is not used: it would send a write a second time that
+was done the first time (rule 0.4).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
+from kazoo.protocol.states import Callback, KazooState
+
+from . import reading
+
+__all__ = ["Client", "NotConnectedError"]
+
+logger = logging.getLogger("durabledict.zookeeper")
+
+#: Requests whose answers have to come within the limit together: a first load of many is not to
+#: fail because it takes long.
+BATCH = 500
+
+#: Modules whose frames are on the stack of kazoo's own threads, below what they call.
+OWN_MODULES = ("kazoo.handlers.", "kazoo.protocol.")
+
+
+class NotConnectedError(ConnectionLoss):
+    """There is no connection, so nothing was sent."""
+
+
+class OwnThreadError(RuntimeError):
+    """On a thread of kazoo's, where nothing can be waited for; nothing was sent."""
+
+
+@dataclass
+class _Shared:
+    """What the dicts with one client have in common."""
+
+    # Held while the client is started: the others wait for that.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    users: int = 0
+    is_ours: bool = False  # started by one of them
+    # The client of this process, where `os.fork` has left the caller's in the parent.
+    process: int = 0
+    twin: KazooClient | None = None
+
+
+_shared: weakref.WeakKeyDictionary[KazooClient, _Shared] = weakref.WeakKeyDictionary()
+_sharing = threading.RLock()
+
+# Clients that a fork left without their threads: never closed, since their sockets are the
+# parent's (rule 0.9).
+_left_behind: list[KazooClient] = []
+
+
+def _after_fork() -> None:
+    global _sharing
+    _sharing = threading.RLock()
+    for share in list(_shared.values()):
+        share.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Client:
+    """One dict's use of a client.
+
+    :param connection: the caller's client
+    :param timeout: the seconds that an answer may take, and that a lost connection is waited for
+    :param on_loss: called, on a thread of the client's, when it has lost its connection, with
+        whether the session is lost as well
+
+    """
+
+    def __init__(
+        self, connection: KazooClient, timeout: float, on_loss: Callable[[bool], object]
+    ) -> None:
+        self.timeout = timeout
+        self._connection = connection
+        self._on_loss = weakref.WeakMethod(on_loss)
+        self._process = os.getpid()
+        self._kazoo = connection
+        self._listener: _Listener | None = None
+        self._lost_at = -float("inf")
+        self._connected = connection.handler.event_object()
+        with _sharing:
+            self._share = _shared.setdefault(connection, _Shared())
+            self._share.users += 1
+
+    @property
+    def kazoo(self) -> KazooClient:
+        """The client that serves this process."""
+        return self._kazoo
+
+    @property
+    def session_timeout(self) -> float:
+        """The seconds after which the servers forget a client that is silent, as it asked for."""
+        return float(vars(self._connection).get("_session_timeout", 10_000)) / 1000
+
+    # -- the connection -----------------------------------------------------------------------
+
+    def ready(self, wait: bool = True) -> KazooClient:
+        """Return the client, started and connected.
+
+        A connection that was lost is waited for, until `timeout` seconds after the loss: an
+        election is not to be an outage, and in an outage no read is to hang.
+
+        :param wait: False: not at all
+        :raises OwnThreadError: on a thread of kazoo's, which would wait for itself
+        :raises NotConnectedError: there is no connection; nothing was sent
+
+        """
+        refuse_own_thread()
+        if self._process != os.getpid():
+            self._move_to_this_process()
+        kazoo = self._kazoo
+        if self._listener is None:
+            self._listener = _Listener(self)
+            kazoo.add_listener(self._listener)
+        if kazoo.connected:
+            return kazoo
+        if not kazoo.handler.running:
+            self._start()
+            return kazoo
+        left = self._lost_at + self.timeout - reading.monotonic()
+        if self._lost_at == -float("inf"):
+            # Started by somebody, and not there yet.
+            self._lost_at = reading.monotonic()
+            left = self.timeout
+        if wait and left > 0:
+            self._connected.wait(left)
+        if not kazoo.connected:
+            raise NotConnectedError(f"there is no connection to ZooKeeper ({_hosts(kazoo)})")
+        return kazoo
+
+    def _start(self) -> None:
+        kazoo = self._kazoo
+        with self._share.lock:
+            if kazoo.handler.running:
+                return
+            self._share.is_ours = True
+            try:
+                kazoo.start(self.timeout)
+            except kazoo.handler.timeout_exception as error:
+                raise NotConnectedError(
+                    f"no connection to ZooKeeper ({_hosts(kazoo)}) within {self.timeout:g} s"
+                ) from error
+
+    def _heard(self, state: str) -> bool:
+        """Note a change of the connection's state; kazoo calls this on its own thread."""
+        if state == KazooState.CONNECTED:
+            self._connected.set()
+            self._lost_at = -float("inf")
+            return False
+        self._connected.clear()
+        if self._lost_at == -float("inf"):
+            self._lost_at = reading.monotonic()
+        on_loss = self._on_loss()
+        if on_loss is not None:
+            on_loss(state == KazooState.LOST)
+        return on_loss is None
+
+    def _move_to_this_process(self) -> None:
+        """Take a client of this process's own: the caller's threads have stayed in the parent."""
+        with _sharing:
+            share = self._share
+            _left_behind.append(self._kazoo)
+            if share.process != os.getpid() or share.twin is None:
+                share.process, share.twin = os.getpid(), twin(self._connection)
+                share.users, share.is_ours = 0, True
+            share.users += 1
+            self._kazoo = share.twin
+            self._process = os.getpid()
+            self._listener = None
+            self._lost_at = -float("inf")
+            self._connected = self._kazoo.handler.event_object()
+
+    def release(self) -> None:
+        """Leave the client alone; stop it if it was started here and nobody else uses it."""
+        with _sharing:
+            share = self._share
+            if self._process != os.getpid():
+                return
+            if self._listener is not None:
+                self._kazoo.remove_listener(self._listener)
+            share.users -= 1
+            if share.users > 0 or not share.is_ours:
+                return
+            share.is_ours = False
+            kazoo, share.twin = self._kazoo, None
+        kazoo.stop()
+        kazoo.close()
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def wait(self, results: Sequence[Any]) -> None:
+        """Wait until all these requests, sent in this order, have their answers.
+
+        :raises OperationTimeoutError: one has none in time; what it asks for may still be done
+
+        """
+        # They are answered in order, so that waiting for a late one wakes this thread once. All
+        # the same each is looked at: kazoo hands some answers on through another thread.
+        late = [results[place] for place in range(BATCH - 1, len(results), BATCH)]
+        for result in (*late, results[-1], *results):
+            if not result.ready():
+                result.wait(self.timeout)
+                if not result.ready():
+                    raise OperationTimeoutError(
+                        f"no answer from ZooKeeper ({_hosts(self._kazoo)}) "
+                        f"within {self.timeout:g} s"
+                    )
+
+    def barrier(self) -> None:
+        """Wait until the events that came before the last answer have been heard (rule 4.4).
+
+        By a callback through the queue in which the client hands them to watches.
+
+        """
+        kazoo = self._kazoo
+        passed = kazoo.handler.event_object()
+        kazoo.handler.dispatch_callback(Callback("watch", passed.set, ()))
+        if not passed.wait(self.timeout):
+            raise OperationTimeoutError(
+                f"a watch of this client's has kept it busy for {self.timeout:g} s"
+            )
+
+
+class _Listener:
+    """Hears of the connection for a `Client`, which it does not keep alive."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = weakref.ref(client)
+        self._kazoo = weakref.ref(client.kazoo)
+
+    def __call__(self, state: str) -> bool:
+        """Pass it on; return True to hear no more."""
+        client = self._client()
+        return client is None or client.kazoo is not self._kazoo() or client._heard(state)
+
+
+def refuse_own_thread() -> None:
+    """Refuse to wait on a thread of kazoo's, which brings what would be waited for.
+
+    :raises OwnThreadError: this is one
+
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(OWN_MODULES):
+            raise OwnThreadError(
+                "on a thread of kazoo's (in a watch, a listener or a callback) a ZookeeperDict "
+                "cannot ask the server: that thread is the one to bring the answer. Hand the work "
+                "to a thread of your own"
+            )
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+
+
+def twin(client: KazooClient) -> KazooClient:
+    """Return a client with the same settings, not started."""
+    # Where kazoo has no public name for a setting, and no copy of a client.
+    connection = vars(client).get("_connection")
+    hosts = ",".join(f"{host}:{port}" for host, port in client.hosts)
+    return KazooClient(
+        hosts=hosts + client.chroot,
+        timeout=float(vars(client).get("_session_timeout", 10_000)) / 1000,
+        handler=type(client.handler)(),
+        default_acl=client.default_acl,
+        auth_data=set(client.auth_data),
+        sasl_options=getattr(connection, "sasl_options", None),
+        read_only=client.read_only,
+        randomize_hosts=client.randomize_hosts,
+        keyfile=client.keyfile,
+        keyfile_password=client.keyfile_password,
+        certfile=client.certfile,
+        ca=client.ca,
+        use_ssl=client.use_ssl,
+        verify_certs=client.verify_certs,
+        check_hostname=client.check_hostname,
+    )
+
+
+def _hosts(client: KazooClient) -> str:
+    return ",".join(f"{host}:{port}" for host, port in client.hosts)

@@ -1,0 +1,495 @@
+"""What this process knows of one tree of znodes: which keys are good, which have to be asked for.
+
+Memory alone: nothing here sends a request, and no user's code runs under the lock. Requests go out
+in `zookeeperfetch` and `zookeeperwrites`, which hand their answers in here. docs/internals.rst,
+section 4, has the rules whose numbers stand in the comments.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from kazoo.protocol.states import EventType, WatchedEvent, ZnodeStat
+
+from .errors import MISSING
+
+__all__ = ["Answer", "Held", "Listing", "Plan", "Ticket", "Tree", "Watch"]
+
+
+class Watch:
+    """One watch on a znode's data, or (without a name) on the list of children.
+
+    Each request that arms one brings a new object, so that an event can be told from the event of
+    the watch before it (rule 4.3). ZooKeeper's client holds it, so it must not hold the tree.
+
+    """
+
+    __slots__ = ("_tree", "fired", "name")
+
+    def __init__(self, tree: weakref.ref[Tree], name: str | None) -> None:
+        self._tree = tree
+        self.name = name
+        self.fired = False
+
+    def __call__(self, event: WatchedEvent) -> None:
+        """Mark what changed; called on a thread of the client's, which must not wait."""
+        tree = self._tree()
+        if tree is not None:
+            tree.hear(self, lost=event.type == EventType.NONE)
+
+
+class Held(NamedTuple):
+    """The version of a znode whose value is known."""
+
+    created: int  # czxid: another incarnation of the node has another one
+    modified: float  # mzxid; a fraction where it is not known
+    digest: int  # of the payload
+
+
+class Answer(NamedTuple):
+    """What `get` said of one znode. Without a stat: it is not there."""
+
+    name: str
+    watch: Watch
+    stat: ZnodeStat | None = None
+    digest: int = 0
+    value: Any = MISSING  # MISSING: not decoded, since this version is held
+
+
+class Listing(NamedTuple):
+    """What `get_children` said, as of `changed`, when the last child came or went (pzxid)."""
+
+    watch: Watch
+    names: frozenset[str]
+    changed: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What has to be asked for, and the connection on which that was said."""
+
+    epoch: int
+    names: list[str]
+    children: bool
+    newest: int  # czxid of the newest znode held: what came after it, came after the plan
+
+
+class Ticket(NamedTuple):
+    """When an own write began."""
+
+    applied: int  # the stamp of the local copy
+    epoch: int
+    lists: bool  # whether others have changed the list of children before it
+    dropped: object  # to be kept until no lock is held
+
+
+class Tree:
+    """The versions held, the watches armed, the keys marked, and the news not yet applied.
+
+    `number` is the stamp: it is raised by everything that is marked and by all news. So a copy of
+    stamp `number` holds all that the session was told (rule 4.0).
+
+    :param on_mark: called after something was marked, also on a thread of the client's, with the
+        number before that (None: by an own write), and whether the connection is lost
+
+    """
+
+    def __init__(self, on_mark: Callable[[int | None, bool], object]) -> None:
+        #: Also what `wait` waits for. Held for memory operations only; no other lock is taken
+        #: under it.
+        self.lock = threading.Condition()
+        self.number = 1
+        self.held: dict[str, Held] = {}
+        #: Whether somebody has asked for what is marked since the last own write.
+        self.is_asked_for = False
+        self._on_mark = weakref.WeakMethod(on_mark)
+        self._reference = weakref.ref(self)
+        # Raised whenever the client has dropped all watches: what was asked before arms nothing.
+        self._epoch = 0
+        self._armed: dict[str, Watch] = {}
+        self._child_watch: Watch | None = None
+        # The keys to ask for, those that are being asked for included, until the answer is here.
+        self._dirty: set[str] = set()
+        self._children_dirty = True
+        # Those of them that no event has marked, but an own write that has used up their watch.
+        self._unarmed: set[str] = set()
+        self._is_list_unarmed = False
+        # name -> the watch that an own write has sent along, whose answer is still to come
+        self._arming: dict[str, tuple[Watch, Any]] = {}
+        # name -> the number under which its value, or that it is gone, became known
+        self._news: dict[str, tuple[int, Any]] = {}
+        # name -> the zxid of an own removal that no request sent since has confirmed
+        self._removed: dict[str, float] = {}
+        self._is_new_session = True
+        self._newest = 0
+        # The number up to which news were dropped.
+        self._forgotten = 0
+
+    def watch(self, name: str | None = None) -> Watch:
+        """Return a watch to be armed; it counts from when its answer is handed in."""
+        return Watch(self._reference, name)
+
+    # -- marks --------------------------------------------------------------------------------
+
+    def hear(self, watch: Watch, lost: bool) -> None:
+        """Mark what an event tells of. Nothing is applied here (rule 4.1)."""
+        with self.lock:
+            watch.fired = True
+            if watch.name is None:
+                current = self._child_watch is watch
+            else:
+                current = self._armed.get(watch.name) is watch
+            if not current:
+                return  # whoever asked after this event has its answer, or marks the key itself
+            before = self.number
+            if lost:
+                self._lose()
+            elif watch.name is None:
+                self._child_watch = None
+                self._children_dirty = True
+            else:
+                del self._armed[watch.name]
+                self._dirty.add(watch.name)
+            self._raise_number()
+        self._tell(before, lost)
+
+    def lose(self, session: bool = False) -> None:
+        """Mark everything: the client has dropped all its watches (rule 4.2).
+
+        :param session: the session ended with the connection. The next one may be with a server
+            that was restored from a backup, whose numbers began anew: no version counts any more
+
+        """
+        with self.lock:
+            before = self.number
+            self._lose()
+            self._is_new_session |= session
+            self._raise_number()
+        self._tell(before, lost=True)
+
+    def _lose(self) -> None:
+        self._epoch += 1
+        self._armed.clear()
+        self._arming.clear()
+        self._child_watch = None
+        self._dirty.update(self.held)
+        self._children_dirty = True
+        self._unarmed.clear()
+        self._is_list_unarmed = False
+
+    def _raise_number(self) -> None:
+        self.number += 1
+        self.lock.notify_all()
+
+    def _tell(self, before: int | None, lost: bool = False) -> None:
+        on_mark = self._on_mark()
+        if on_mark is not None:
+            on_mark(before, lost)
+
+    def remembers(self, since: Any) -> bool:
+        """Whether the news since a stamp are known: it was given here, and in this session."""
+        return (
+            not self._is_new_session
+            and type(since) is int
+            and self._forgotten <= since <= self.number
+        )
+
+    def after_fork(self) -> None:
+        """Mark everything in a child, which has no watches, and no session yet."""
+        self.lock = threading.Condition()
+        self.lose(session=True)
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def under_way(self) -> list[Any]:
+        """Return the requests of own writes whose answers nobody has taken."""
+        with self.lock:
+            self.is_asked_for = True
+            return [result for _, result in self._arming.values()]
+
+    def arm(self) -> None:
+        """Take those of them that are there: they arm watches (rule 4.3).
+
+        Where it is not the version that was written, the key stays marked.
+
+        """
+        with self.lock:
+            for name, (watch, result) in list(self._arming.items()):
+                if not result.ready():
+                    continue
+                del self._arming[name]
+                held = self.held.get(name)
+                if held is None or watch.fired or result.exception is not None:
+                    continue
+                _, stat = result.value
+                if stat.mzxid == held.modified:
+                    self._armed[name] = watch
+                    self._dirty.discard(name)
+                    self._unarmed.discard(name)
+
+    def plan(self, everything: bool = False) -> Plan | None:
+        """Return what has to be asked for, or None. One at a time: the dict sees to that.
+
+        :param everything: also for keys that are not marked
+
+        """
+        with self.lock:
+            # A request that is sent from now on sees these removals.
+            self._removed.clear()
+            if everything and self._is_new_session:
+                self.held = {}
+                self._armed.clear()
+                self._arming.clear()
+                self._dirty.clear()
+                self._unarmed.clear()
+            names = list(self.held.keys() | self._dirty) if everything else list(self._dirty)
+            children = everything or self._children_dirty
+            if not (names or children):
+                return None
+            return Plan(self._epoch, names, children, self._newest)
+
+    def is_news(self, name: str, stat: ZnodeStat) -> bool:
+        """Whether this version is newer than the one held (rule 4.1)."""
+        held = self.held.get(name)
+        return held is None or stat.mzxid > held.modified
+
+    def accept(
+        self,
+        plan: Plan,
+        answers: Iterable[Answer],
+        listing: Listing | None,
+        replaced: list[object],
+        reload: bool = False,
+    ) -> bool:
+        """Take the answers to a plan; return False if the connection was lost meanwhile.
+
+        :param replaced: gets what was replaced, to be kept until no lock is held
+        :param reload: the values go to the dict by another way, and are no news
+
+        """
+        with self.lock:
+            if plan.epoch != self._epoch:
+                return False
+            for answer in answers:
+                self._accept(answer, replaced, reload)
+            if listing is not None:
+                self._accept_listing(listing, replaced)
+        return True
+
+    def _accept(self, answer: Answer, replaced: list[object], reload: bool = False) -> bool:
+        """Take one answer; tell whether its value became the one that is held."""
+        name, stat = answer.name, answer.stat
+        if stat is None:
+            # That it is gone is for the list of children to say, which knows when (`pzxid`).
+            if name in self.held:
+                self._dirty.add(name)
+                self._children_dirty = True
+            else:
+                self._dirty.discard(name)
+            return False
+        if stat.mzxid <= self._removed.get(name, 0) or (
+            answer.value is MISSING and self.is_news(name, stat)
+        ):
+            # Asked before an own removal that is done, or no longer the version it was compared
+            # with: it is asked for again.
+            self._dirty.add(name)
+            return False
+        if answer.watch.fired:
+            self._dirty.add(name)
+            self._raise_number()
+        else:
+            self._armed[name] = answer.watch
+            self._dirty.discard(name)
+            self._unarmed.discard(name)
+        if not (reload or self.is_news(name, stat)):
+            return False
+        held = self.held.get(name)
+        if held is not None and held.modified > stat.mzxid:
+            return False
+        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest)
+        self._newest = max(self._newest, stat.czxid)
+        if reload:
+            replaced.append(self._news.pop(name, None))
+        else:
+            self._put_news(name, answer.value, replaced)
+        return True
+
+    def _accept_listing(self, listing: Listing, replaced: list[object]) -> None:
+        for name in [name for name in self.held if name not in listing.names]:
+            # What was created after the list was made is none of its business.
+            if self.held[name].created <= listing.changed:
+                self._drop(name, replaced)
+        if listing.watch.fired:
+            self._children_dirty = True
+            self._raise_number()
+        else:
+            self._child_watch = listing.watch
+            self._children_dirty = self._is_list_unarmed = False
+        new = [name for name in listing.names if name not in self.held]
+        if new:
+            self._dirty.update(new)
+
+    def _drop(self, name: str, replaced: list[object]) -> None:
+        del self.held[name]
+        self._armed.pop(name, None)
+        self._dirty.discard(name)
+        self._unarmed.discard(name)
+        self._put_news(name, MISSING, replaced)
+
+    def _put_news(self, name: str, value: Any, replaced: list[object]) -> None:
+        replaced.append(self._news.pop(name, None))
+        self._raise_number()
+        self._news[name] = (self.number, value)
+
+    def reloaded(
+        self, plan: Plan, answers: Iterable[Answer], for_copy: int | None
+    ) -> dict[str, Any]:
+        """Bring a reload up to what happened meanwhile; return name -> value.
+
+        :param for_copy: the stamp of the local copy that it becomes, or None where it is for
+            somebody else
+
+        """
+        entries: dict[str, Any] = {}
+        with self.lock:
+            if for_copy is not None:
+                # What was loaded is no news. Until the dict has applied it, its copy is older than
+                # this, and an own write must not be applied to that (rule 0.3).
+                self._forgotten = max(self._forgotten, for_copy)
+                if plan.epoch == self._epoch:
+                    self._is_new_session = False
+            for answer in answers:
+                held = self.held.get(answer.name)
+                if held is None or answer.stat is None:
+                    continue
+                entries[answer.name] = answer.value
+                if held.modified > answer.stat.mzxid and answer.name in self._news:
+                    entries[answer.name] = self._news[answer.name][1]
+            # Own writes that were done meanwhile.
+            for name in self.held.keys() - entries.keys():
+                if name in self._news:
+                    entries[name] = self._news[name][1]
+            self._stamp()
+        return entries
+
+    def news(self, since: int) -> tuple[int, dict[str, Any], object] | None:
+        """Return the stamp, and name -> value, or MISSING, of what is newer than `since`.
+
+        :return: also what was dropped, to be kept until no lock is held; None where the news are
+            not known
+
+        """
+        with self.lock:
+            if not self.remembers(since):
+                return None
+            dropped = self._drop_news(since)
+            fresh = {name: value for name, (_, value) in self._news.items()}
+            return self._stamp(), fresh, dropped
+
+    def _drop_news(self, applied: int) -> list[Any]:
+        """Drop what the dict has applied, up to the stamp `applied`."""
+        names = list(takewhile(lambda name: self._news[name][0] <= applied, self._news))
+        dropped = [self._news.pop(name) for name in names]
+        if dropped:
+            self._forgotten = max(self._forgotten, dropped[-1][0])
+        return dropped
+
+    def _stamp(self) -> int:
+        """Return the stamp of all that is known now; what is marked still makes it differ."""
+        stamp = self.number
+        if self._dirty or self._children_dirty:
+            self._raise_number()
+        return stamp
+
+    # -- own writes ---------------------------------------------------------------------------
+
+    def begin(self, applied: int | None) -> Ticket:
+        """Note that an own write is about to be sent.
+
+        :param applied: the stamp of the local copy, where it is known
+
+        """
+        with self.lock:
+            lists = self._children_dirty and not self._is_list_unarmed
+            return Ticket(applied or 0, self._epoch, lists, self._drop_news(applied or 0))
+
+    def wrote(
+        self,
+        ticket: Ticket,
+        written: Collection[Answer],
+        *,
+        removed: Collection[str] = (),
+        zxid: float = float("inf"),
+        lists: bool = False,
+        arming: Mapping[str, tuple[Watch, Any]] | None = None,
+    ) -> tuple[int | None, int | None, object]:
+        """Take what an own write did; return the stamps before and after it, if they are known.
+
+        An own write uses up the watches of what it writes, and the event of that cannot be told
+        from another's (rule 4.3). It need not be: the answer to the write is newer than every event
+        of a watch that was armed before it.
+
+        :param written: the znodes as stored, with a watch that counts as fired: they are marked,
+            until a watch is armed by what is under way, or by the next sync
+        :param arming: name -> a watch, and the request that arms it
+        :param removed: the names of the znodes removed, at `zxid`
+        :param lists: the list of children changed, and its watch is used up
+        :return: also what was replaced, to be kept until no lock is held
+
+        """
+        replaced: list[object] = []
+        own = {answer.name for answer in written}.union(removed)
+        with self.lock:
+            known = ticket.epoch == self._epoch and ticket.applied >= self._forgotten
+            if known:
+                for name in own:
+                    self._armed.pop(name, None)
+                    self._arming.pop(name, None)
+                self._arming.update(arming or {})
+            else:
+                self._dirty.update(own)
+            for answer in written if known else ():
+                known &= self._accept(answer, replaced)
+            for name in removed if known else ():
+                if name in self.held and self.held[name].modified > zxid:
+                    known = False
+                    continue
+                self._removed[name] = zxid
+                if name in self.held:
+                    self._drop(name, replaced)
+            self._unarmed.update(answer.name for answer in written if known)
+            if lists:
+                self._child_watch = None
+                # Whether another has changed it meanwhile does not matter: it is asked for.
+                self._is_list_unarmed = not ticket.lists
+                self._children_dirty = True
+            newer = takewhile(
+                lambda name: self._news[name][0] > ticket.applied, reversed(self._news)
+            )
+            known = (
+                known
+                and self._children_dirty == self._is_list_unarmed
+                and self._dirty <= self._unarmed
+                and own.issuperset(newer)
+            )
+            self.is_asked_for = False
+            stamp = self._stamp()
+            if not known:
+                self._raise_number()
+            marked = self.number != stamp
+        if marked:
+            self._tell(None)
+        return (ticket.applied, stamp, replaced) if known else (None, None, replaced)
+
+    def doubt(self, names: Iterable[str]) -> None:
+        """Mark keys whose write has failed: what became of it is for the next sync to see."""
+        with self.lock:
+            self._dirty.update(names)
+            self._children_dirty = True
+            self._raise_number()
+        self._tell(None)

@@ -1,0 +1,50 @@
+"""ZookeeperDict: the conformance suite, and what is special to it while nothing goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+
+from durabledict import DurableDict, ZookeeperDict
+from durabledict.testing import DurableDictSuite
+
+from .zookeeperservers import ZookeeperServer
+
+
+@pytest.fixture(scope="module")
+def suite_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
+    """One client for all tests: to start one takes longer than most of them."""
+    client = zookeeper_server.client()
+    client.start()
+    yield client
+    client.stop()
+    client.close()
+
+
+class ZookeeperSuite(DurableDictSuite):
+    @pytest.fixture(autouse=True)
+    def client(self, suite_client: KazooClient) -> None:
+        self._client = suite_client
+
+    def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
+        return ZookeeperDict("/suite" + str(place), self._client, **options)
+
+
+class TestZookeeperDict(ZookeeperSuite):
+    capabilities = frozenset({"told", "compare_and_set", "delta", "push", "shared", "aliasing"})
+
+
+class TestStrictZookeeperDict(ZookeeperSuite):
+    strictest = "strict"
+    capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
+
+
+# CPython's test of popitem takes 16,000 entries one by one, each of them four requests. So it runs
+# with one of the ways of reading, and in the others it is one of the long tests.
+for _suite in (TestZookeeperDict, TestStrictZookeeperDict):
+    for _name in (name for name in dir(_suite) if name.startswith("test_mapping_popitem_")):
+        pytest.mark.long(getattr(_suite, _name))
