@@ -88,7 +88,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
                           nothing was told a read costs nothing; then, one request a changed key.
                           Another client's write may not have been told of yet
     ``"strict"``          every write that was acknowledged anywhere before the read began:
-                          ZooKeeper's ``sync``, one round trip to the leader
+                          ZooKeeper's ``sync``, one round trip to the leader (one that does not
+                          know yet that it is cut off answers for ``syncLimit`` ticks)
     seconds               at most one ``sync`` in that time
     False, and `sync`     as "strict", at each call of `sync`
     ====================  =========================================================================
@@ -256,7 +257,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     # -- writing ------------------------------------------------------------------------------
 
     def persist(self, key: K, value: V) -> Commit[K, V]:
-        """Store one entry: two requests in one round trip."""
+        """Store one entry: one request, and one that is not waited for where reads follow."""
         return self._writer.set(self._entry(key, value), self.last_synced)
 
     def depersist(self, key: K) -> Commit[K, V] | None:
@@ -367,6 +368,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     def _after_fork(self) -> None:
         super()._after_fork()
+        self._client.after_fork()
         self._tree.after_fork()
 
 

@@ -89,7 +89,7 @@ class Client:
         self.timeout = timeout
         self._connection = connection
         self._on_loss = weakref.WeakMethod(on_loss)
-        self._process = os.getpid()
+        self._process = self._marked_process = os.getpid()
         self._kazoo = connection
         self._listener: _Listener | None = None
         self._lost_at = -float("inf")
@@ -133,12 +133,13 @@ class Client:
         if not kazoo.handler.running:
             self._start()
             return kazoo
-        left = self._lost_at + self.timeout - reading.monotonic()
         if self._lost_at == -float("inf"):
-            # Started by somebody, and not there yet.
+            # Started by somebody and not there yet, or just lost, and the listener is to hear.
             self._lost_at = reading.monotonic()
-            left = self.timeout
-        if wait and left > 0:
+        left = self._lost_at + self.timeout - reading.monotonic()
+        # Before the look at the connection: where that comes back after it, this is set again.
+        self._connected.clear()
+        if not kazoo.connected and wait and left > 0:
             self._connected.wait(left)
         if not kazoo.connected:
             raise NotConnectedError(f"there is no connection to ZooKeeper ({_hosts(kazoo)})")
@@ -171,8 +172,15 @@ class Client:
             on_loss(state == KazooState.LOST)
         return on_loss is None
 
+    def after_fork(self) -> None:
+        """Note that the dict is marked in this child."""
+        self._marked_process = os.getpid()
+
     def _move_to_this_process(self) -> None:
         """Take a client of this process's own: the caller's threads have stayed in the parent."""
+        on_loss = self._on_loss()
+        if self._marked_process != os.getpid() and on_loss is not None:
+            on_loss(True)  # a fork in C, which runs no hooks of Python's
         with _sharing:
             share = self._share
             _left_behind.append(self._kazoo)

@@ -72,7 +72,7 @@ class Fetcher:
         """
         loaded: dict[str, Answer] = {}
         replaced: list[object] = []
-        plan = self._tree.plan(everything=True)
+        plan = self._tree.plan(everything=True, for_copy=for_copy)
         complete = False
         for _ in range(ROUNDS):
             if plan is None:
@@ -86,7 +86,7 @@ class Fetcher:
             last, plan = plan, self._tree.plan()
         if not complete:
             raise ConnectionLoss("the connection to ZooKeeper was lost again and again")
-        return self._tree.reloaded(last, loaded.values(), for_copy)
+        return self._tree.reloaded(last, loaded.values(), for_copy is not None)
 
     def _round(
         self,
@@ -191,7 +191,7 @@ class Fetcher:
 
     def _unreadable(self, name: str, watch: Watch, error: Exception) -> Answer:
         """Return the answer for a znode that this client may not read: it harms itself only."""
-        held = self._tree.held.get(name, Held(0, 0, 0))
+        held = self._tree.held.get(name, Held(0, 0, 0, 0))
         # Its version is not known, only that it is another one than the one held: zxids are whole
         # numbers. No watch is armed, so that its next version is heard of by force alone.
         modified: Any = int(held.modified) + 0.5

@@ -49,6 +49,7 @@ class Held(NamedTuple):
     created: int  # czxid: another incarnation of the node has another one
     modified: float  # mzxid; a fraction where it is not known
     digest: int  # of the payload
+    epoch: int  # the connection on which it was read
 
 
 class Answer(NamedTuple):
@@ -232,13 +233,17 @@ class Tree:
                     self._dirty.discard(name)
                     self._unarmed.discard(name)
 
-    def plan(self, everything: bool = False) -> Plan | None:
+    def plan(self, everything: bool = False, for_copy: int | None = None) -> Plan | None:
         """Return what has to be asked for, or None. One at a time: the dict sees to that.
 
         :param everything: also for keys that are not marked
+        :param for_copy: the stamp of the local copy that all this becomes. Until the dict has
+            applied it, its copy is older, and an own write must not be applied to it (rule 0.3)
 
         """
         with self.lock:
+            if for_copy is not None:
+                self._forgotten = max(self._forgotten, for_copy)
             # A request that is sent from now on sees these removals.
             self._removed.clear()
             if everything and self._is_new_session:
@@ -254,9 +259,18 @@ class Tree:
             return Plan(self._epoch, names, children, self._newest)
 
     def is_news(self, name: str, stat: ZnodeStat) -> bool:
-        """Whether this version is newer than the one held (rule 4.1)."""
+        """Whether this version is to take the place of the one held (rule 4.1).
+
+        On one connection versions have an order. After another one it may be a server restored from
+        a backup that is asked, and any other version is news (rule 0.2).
+
+        """
         held = self.held.get(name)
-        return held is None or stat.mzxid > held.modified
+        if held is None:
+            return True
+        if held.epoch != self._epoch:
+            return bool(stat.mzxid != held.modified)
+        return bool(stat.mzxid > held.modified)
 
     def accept(
         self,
@@ -306,12 +320,14 @@ class Tree:
             self._armed[name] = answer.watch
             self._dirty.discard(name)
             self._unarmed.discard(name)
-        if not (reload or self.is_news(name, stat)):
-            return False
-        held = self.held.get(name)
-        if held is not None and held.modified > stat.mzxid:
-            return False
-        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest)
+        held, is_news = self.held.get(name), self.is_news(name, stat)
+        if held is not None and not is_news:
+            if held.modified > stat.mzxid:
+                return False
+            self.held[name] = held._replace(epoch=self._epoch)
+            if not reload:
+                return False
+        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest, self._epoch)
         self._newest = max(self._newest, stat.czxid)
         if reload:
             replaced.append(self._news.pop(name, None))
@@ -322,7 +338,8 @@ class Tree:
     def _accept_listing(self, listing: Listing, replaced: list[object]) -> None:
         for name in [name for name in self.held if name not in listing.names]:
             # What was created after the list was made is none of its business.
-            if self.held[name].created <= listing.changed:
+            held = self.held[name]
+            if held.created <= listing.changed or held.epoch != self._epoch:
                 self._drop(name, replaced)
         if listing.watch.fired:
             self._children_dirty = True
@@ -337,6 +354,7 @@ class Tree:
     def _drop(self, name: str, replaced: list[object]) -> None:
         del self.held[name]
         self._armed.pop(name, None)
+        self._arming.pop(name, None)
         self._dirty.discard(name)
         self._unarmed.discard(name)
         self._put_news(name, MISSING, replaced)
@@ -346,23 +364,16 @@ class Tree:
         self._raise_number()
         self._news[name] = (self.number, value)
 
-    def reloaded(
-        self, plan: Plan, answers: Iterable[Answer], for_copy: int | None
-    ) -> dict[str, Any]:
+    def reloaded(self, plan: Plan, answers: Iterable[Answer], for_copy: bool) -> dict[str, Any]:
         """Bring a reload up to what happened meanwhile; return name -> value.
 
-        :param for_copy: the stamp of the local copy that it becomes, or None where it is for
-            somebody else
+        :param for_copy: whether it becomes the local copy
 
         """
         entries: dict[str, Any] = {}
         with self.lock:
-            if for_copy is not None:
-                # What was loaded is no news. Until the dict has applied it, its copy is older than
-                # this, and an own write must not be applied to that (rule 0.3).
-                self._forgotten = max(self._forgotten, for_copy)
-                if plan.epoch == self._epoch:
-                    self._is_new_session = False
+            if for_copy and plan.epoch == self._epoch:
+                self._is_new_session = False
             for answer in answers:
                 held = self.held.get(answer.name)
                 if held is None or answer.stat is None:
@@ -447,9 +458,8 @@ class Tree:
         with self.lock:
             known = ticket.epoch == self._epoch and ticket.applied >= self._forgotten
             if known:
-                for name in own:
+                for name in own.difference(removed):
                     self._armed.pop(name, None)
-                    self._arming.pop(name, None)
                 self._arming.update(arming or {})
             else:
                 self._dirty.update(own)

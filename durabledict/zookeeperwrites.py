@@ -192,49 +192,62 @@ class Writer:
     def replace(self, entry: Entry, proof: Proof, applied: int | None) -> Commit[Any, Any] | None:
         """Store an entry if what is there is what was read; return None if it is not."""
         self.require_taken([entry])
-        kazoo = self._client.ready()
-        request = kazoo.transaction()
-        request.check(self._place.path, proof.place)
-        request.set_data(self._place.path_of(entry.name), entry.payload, proof.version)
-        ticket = self._tree.begin(applied)
-        results, arming = self._commit(kazoo, request, [entry])
-        failure = _failure(results)
-        if failure is not None:
-            if isinstance(failure[1], (BadVersionError, NoNodeError)):
-                return None
-            raise failure[1]
-        stat = results[1]
-        if stat.czxid != proof.created:
-            logger.warning(
-                "key %r was removed and made again by another program than durabledict, while a "
-                "compare-and-set was on its way: it is overwritten",
-                entry.key,
-            )
-        return self._wrote(ticket, [(entry, stat)], arming=arming)
+        good: Proof | None = proof
+        while good is not None:
+            kazoo = self._client.ready()
+            request = kazoo.transaction()
+            request.check(self._place.path, good.place)
+            request.set_data(self._place.path_of(entry.name), entry.payload, good.version)
+            ticket = self._tree.begin(applied)
+            results, arming = self._commit(kazoo, request, [entry])
+            failure = _failure(results)
+            if failure is None:
+                if results[1].czxid != proof.created:
+                    logger.warning(
+                        "key %r was removed and made again by another program than durabledict, "
+                        "while a compare-and-set was on its way: it is overwritten",
+                        entry.key,
+                    )
+                return self._wrote(ticket, [(entry, results[1])], arming=arming)
+            good = self._still_good(entry.name, proof, *failure)
+        return None
 
     def remove_if(
         self, key: Any, name: str, proof: Proof, applied: int | None
     ) -> Commit[Any, Any] | None:
         """Remove an entry if what is there is what was read; return None if it is not."""
-        while True:
+        good: Proof | None = proof
+        while good is not None:
             kazoo = self._client.ready()
             request = kazoo.transaction()
             if self._may_write_place:
-                request.set_data(self._place.path, proof.place_data, proof.place)
+                request.set_data(self._place.path, good.place_data, good.place)
             else:
-                request.check(self._place.path, proof.place)
-            request.delete(self._place.path_of(name), proof.version)
+                request.check(self._place.path, good.place)
+            request.delete(self._place.path_of(name), good.version)
             ticket = self._tree.begin(applied)
             results, _ = self._commit(kazoo, request, [], [name])
             failure = _failure(results)
             if failure is None:
-                return self._wrote(ticket, [], [(key, name)], *results[:1])
-            place, error = failure
-            if isinstance(error, (BadVersionError, NoNodeError)):
-                return None
-            if place or not (isinstance(error, NoAuthError) and self._may_write_place):
-                raise error
-            self._may_write_place = False
+                return self._wrote(ticket, [], [(key, name)], results[0])
+            if failure[0] == 0 and isinstance(failure[1], NoAuthError) and self._may_write_place:
+                self._may_write_place = False
+            else:
+                good = self._still_good(name, proof, *failure)
+        return None
+
+    def _still_good(self, name: str, proof: Proof, place: int, error: Exception) -> Proof | None:
+        """Return the proof as it is now, where the write failed for another key's removal only.
+
+        :param place: the operation that failed: 0 is that on the place
+
+        """
+        if not isinstance(error, (BadVersionError, NoNodeError)):
+            raise error
+        _, fresh = self.read(name) if place == 0 else (None, None)
+        if fresh is None or (fresh.created, fresh.version) != (proof.created, proof.version):
+            return None
+        return fresh
 
     # -- transactions -------------------------------------------------------------------------
 
@@ -257,7 +270,7 @@ class Writer:
             parts[-1].entries.append(entry)
             size += own
         for key, name in removals:
-            own = OVERHEAD + len(self._place.path_of(name).encode())
+            own = OVERHEAD + len((self._client.kazoo.chroot + self._place.path_of(name)).encode())
             if size + own > self._limit:
                 parts.append(Part([], []))
                 size = 0
@@ -305,7 +318,7 @@ class Writer:
                 if what == "create" and isinstance(error, NodeExistsError) and not may_replace:
                     raise error
                 there = self._names(kazoo)
-                exists = {name: name in there for name in exists}
+                exists = {name: may_replace and name in there for name in exists}
                 gone = [name for _, name in removals if name not in there]
                 if gone:
                     self._tree.doubt(gone)
@@ -335,19 +348,24 @@ class Writer:
         request = kazoo.transaction()
         steps: list[tuple[str, str]] = []
         path_of = self._place.path_of
+        sets_place = bool(removals) and self._may_write_place and self._place_data is not None
+        tells_number = self._may_write_own and not sets_place and not any(exists.values())
         for entry in entries:
             if exists[entry.name]:
                 request.set_data(path_of(entry.name), entry.payload)
                 steps.append(("set", entry.name))
+            elif tells_number and entry is entries[0]:
+                # Created empty, and set: no other operation tells the transaction's number.
+                request.create(path_of(entry.name), b"")
+                steps.append(("create", entry.name))
             else:
                 request.create(path_of(entry.name), entry.payload)
                 steps.append(("create", entry.name))
-        if removals and self._may_write_place and self._place_data is not None:
+        if sets_place and self._place_data is not None:
             data, version = self._place_data
             request.set_data(self._place.path, data, version)
             steps.append(("place", ""))
-        elif entries and not any(exists.values()) and self._may_write_own:
-            # No other operation tells the number of the transaction.
+        if tells_number and entries:
             request.set_data(path_of(entries[0].name), entries[0].payload)
             steps.append(("number", ""))
         for _, name in removals:
@@ -468,8 +486,9 @@ class Writer:
                 )
 
     def _size(self, entry: Entry) -> int:
-        # Once more for the operation that tells a transaction's number.
-        return OVERHEAD + len(self._place.path_of(entry.name).encode()) + len(entry.payload)
+        # A path is there twice where the entry is made to tell the transaction's number.
+        path = self._client.kazoo.chroot + self._place.path_of(entry.name)
+        return OVERHEAD + 2 * len(path.encode()) + len(entry.payload)
 
 
 def _failure(results: list[Any]) -> tuple[int, Exception] | None:
