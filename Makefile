@@ -45,11 +45,14 @@ $(VENV)/installed-%: pyproject.toml $(VENV)/created
 
 # Where the demo keeps its settings.
 BACKEND ?= sqlite
-BACKENDS := sqlite redis django
+BACKENDS := sqlite redis django zookeeper
+
+DEMO-django := examples/djangodemo.py
+DEMO-zookeeper := examples/zookeeperdemo.py
 
 .PHONY: demo
-demo: $(if $(filter $(BACKENDS),$(BACKEND)),demo-$(BACKEND),demo-unknown) ## run examples/demo.py; BACKEND=sqlite, redis or django
-	$(BIN)/python $(if $(filter django,$(BACKEND)),examples/djangodemo.py,examples/demo.py --backend $(BACKEND))
+demo: $(if $(filter $(BACKENDS),$(BACKEND)),demo-$(BACKEND),demo-unknown) ## run a demo; BACKEND=sqlite, redis, django or zookeeper
+	$(BIN)/python $(or $(DEMO-$(BACKEND)),examples/demo.py --backend $(BACKEND))
 
 .PHONY: demo-sqlite
 demo-sqlite: $(VENV)/installed
@@ -61,6 +64,10 @@ demo-redis: $(VENV)/installed-redis
 .PHONY: demo-django
 demo-django: $(VENV)/installed-django $(VENV)/installed-memcached
 	tests/install_requirements.sh $(BIN)/python memcached
+
+.PHONY: demo-zookeeper
+demo-zookeeper: $(VENV)/installed-zookeeper
+	tests/install_requirements.sh $(BIN)/python libzookeeper-java default-jre-headless
 
 .PHONY: demo-unknown
 demo-unknown:
@@ -124,7 +131,8 @@ check: $(VENV)/installed-check ## lint, formatting and types
 
 .PHONY: bench
 bench: $(VENV)/installed-bench ## run the benchmarks
-	tests/install_requirements.sh $(BIN)/python redis-server memcached postgresql
+	tests/install_requirements.sh $(BIN)/python redis-server memcached postgresql \
+	    libzookeeper-java default-jre-headless
 	$(BIN)/python -m benchmarks
 
 # The examples may create files: they run in a folder that is thrown away.
