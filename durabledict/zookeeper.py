@@ -38,7 +38,7 @@ from kazoo.exceptions import (
 
 from . import reading
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
-from .changes import chained
+from .changes import Difference, chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .options import seconds
@@ -113,7 +113,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     """
 
-    __slots__ = ("_asked_at", "_client", "_fetcher", "_place", "_tree", "_writer")
+    __slots__ = ("_client", "_fetcher", "_has_asked", "_loaded", "_place", "_tree", "_writer")
 
     unavailable = (
         ConnectionLoss,
@@ -149,14 +149,16 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
             raise TypeError(f"timeout={timeout!r}: write seconds above 0, or a timedelta")
         path = _checked_path(keyspace)
         self._place = Place(path, in_root=path == "/" and not connection.chroot)
-        # The stamp that the comparison which is being made has found.
-        self._asked_at = 0
+        # The stamp of what `durables` has loaded for the local copy.
+        self._loaded = 0
+        # Whether the comparison that is being made has asked the leader.
+        self._has_asked = False
         self._tree = Tree(self._marked)
         self._client = Client(connection, limit, self._tree.lose)
         self._fetcher = Fetcher(self._tree, self._client, self._place)
         self._writer = Writer(self._tree, self._client, self._place, request_limit)
         try:
-            super().__init__(keyspace, connection, autosync, encoding, old_encoding, **options)
+            super().__init__(path, connection, autosync, encoding, old_encoding, **options)
         except BaseException:
             self._client.release()
             raise
@@ -172,8 +174,10 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         """
         parts = urlsplit(url)
         path = unquote(parts.path)
-        if not parts.netloc or not path.strip("/"):
+        if not parts.netloc or "@" in parts.netloc or not path.strip("/"):
             raise ValueError(f"{url!r}: write zookeeper://host:port,host:port/path")
+        if parts.query or parts.fragment:
+            raise ValueError(f"{url!r}: write %3F and %23 for the ? and # of a path")
         return cls(path, KazooClient(parts.netloc), **options)
 
     # -- reading ------------------------------------------------------------------------------
@@ -186,7 +190,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
         """
         self._ask_leader()
-        return self._told_stamp()
+        self._has_asked = True
+        return self._tree.number
 
     def _ask_leader(self) -> None:
         kazoo = self._client.ready(self._waits())
@@ -200,13 +205,27 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
                 raise
         self._client.barrier()
 
+    def _synchronize(self, force: bool, told: bool = False) -> bool:
+        self._tree.is_syncing = True
+        try:
+            return super()._synchronize(force, told)
+        finally:
+            self._tree.is_syncing = False
+
+    def _ask(self, since: Any, stamp: Any, force: bool) -> tuple[Difference[K, V], Any]:
+        difference, reached = super()._ask(since, stamp, force)
+        if difference.complete and reached is not None:
+            # With an older one, what was loaded would not be known to be in the copy.
+            reached = self._loaded
+        return difference, reached
+
     def _waits(self) -> bool:
         """Whether to wait for a connection that was lost: not where there is a copy to serve."""
         return not (self._filled and self._on_outage == "stale")
 
     def _told_stamp(self) -> int:
-        self._asked_at = self._tree.number
-        return self._asked_at
+        self._has_asked = False
+        return self._tree.number
 
     def _is_told(self) -> bool:
         return bool(self._tree.number == self.last_synced)
@@ -223,12 +242,12 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         """
         with self._sync_mutex:
             if not self._tree.remembers(since):
-                return None
+                return self._unknown(since)
             kept = self._fetcher.fetch(self._decode_all, self._waits())
             news = self._tree.news(since)
         del kept
         if news is None:
-            return None
+            return self._unknown(since)
         stamp, fresh, _kept = news
         named = [(self._place.key(name), value) for name, value in fresh.items()]
         return Changes(
@@ -237,15 +256,21 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
             [key for key, value in named if value is MISSING],
         )
 
+    def _unknown(self, since: Any) -> Changes[K, V] | None:
+        # Where another thread's write was applied meanwhile, this answer is thrown away, and the
+        # next question is from there.
+        return None if self.last_synced == since else Changes(since, {}, [])
+
     def durables(self) -> dict[K, V | Undecodable]:
         """Return all entries, decoded, as of one state: one request a key, all sent at once."""
         with self._sync_mutex:
-            self._ask_leader()
-            entries = self._fetcher.reload(
-                self._decode_all,
-                self._waits(),
-                for_copy=self._asked_at if self._is_inside() else None,
-            )
+            for_copy = self._is_inside()
+            if not (for_copy and self._has_asked):
+                self._ask_leader()
+            self._has_asked = False
+            stamp, entries = self._fetcher.reload(self._decode_all, self._waits(), for_copy)
+            if for_copy:
+                self._loaded = stamp
         return {self._place.key(name): value for name, value in entries.items()}
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
@@ -364,6 +389,11 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     def close(self) -> None:
         """End the watch; stop the client if it was started here, and no other dict uses it."""
         super().close()
+        for watch in self._tree.armed():
+            path = self._place.path
+            self._client.drop(
+                path if watch.name is None else self._place.path_of(watch.name), watch
+            )
         self._client.release()
 
     def _after_fork(self) -> None:
@@ -387,6 +417,8 @@ def _sendable(key: Any, payload: Any) -> bytes:
     :raises EncodingError: it is neither text nor bytes
 
     """
+    if type(payload) is bytes:
+        return payload
     if isinstance(payload, str):
         try:
             payload = payload.encode("utf-8")

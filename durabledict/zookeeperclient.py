@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
 from kazoo.protocol.states import Callback, KazooState
 
 from . import reading
+from .zookeepertree import Watch
 
 __all__ = ["Client", "NotConnectedError"]
 
@@ -28,6 +30,10 @@ logger = logging.getLogger("durabledict.zookeeper")
 #: Requests whose answers have to come within the limit together: a first load of many is not to
 #: fail because it takes long.
 BATCH = 500
+
+#: The seconds after which it is looked whether the client was stopped, whose threads call nobody
+#: back then.
+LOOK_AGAIN = 0.05
 
 #: Modules whose frames are on the stack of kazoo's own threads, below what they call.
 OWN_MODULES = ("kazoo.handlers.", "kazoo.protocol.")
@@ -49,6 +55,9 @@ class _Shared:
     lock: threading.RLock = field(default_factory=threading.RLock)
     users: int = 0
     is_ours: bool = False  # started by one of them
+    is_callers: bool = False  # was running when one of them came
+    # The process in which the caller's client has its threads, if it has any.
+    made_in: int = field(default_factory=os.getpid)
     # The client of this process, where `os.fork` has left the caller's in the parent.
     process: int = 0
     twin: KazooClient | None = None
@@ -89,14 +98,18 @@ class Client:
         self.timeout = timeout
         self._connection = connection
         self._on_loss = weakref.WeakMethod(on_loss)
-        self._process = self._marked_process = os.getpid()
         self._kazoo = connection
         self._listener: _Listener | None = None
+        self._is_released = False
         self._lost_at = -float("inf")
         self._connected = connection.handler.event_object()
         with _sharing:
-            self._share = _shared.setdefault(connection, _Shared())
-            self._share.users += 1
+            share = self._share = _shared.setdefault(connection, _Shared())
+            # Of another process, it has no threads here: `ready` takes its twin.
+            self._process = self._marked_process = share.made_in
+            if self._process == os.getpid():
+                share.users += 1
+                share.is_callers = connection.handler.running and not share.is_ours
 
     @property
     def kazoo(self) -> KazooClient:
@@ -131,6 +144,10 @@ class Client:
         if kazoo.connected:
             return kazoo
         if not kazoo.handler.running:
+            if self._share.is_callers and kazoo is self._connection:
+                raise NotConnectedError(
+                    f"the client of ZooKeeper ({_hosts(kazoo)}) was stopped by whoever started it"
+                )
             self._start()
             return kazoo
         if self._lost_at == -float("inf"):
@@ -143,6 +160,8 @@ class Client:
             self._connected.wait(left)
         if not kazoo.connected:
             raise NotConnectedError(f"there is no connection to ZooKeeper ({_hosts(kazoo)})")
+        # It may have connected before that was noted, and the next loss is waited for anew.
+        self._lost_at = -float("inf")
         return kazoo
 
     def _start(self) -> None:
@@ -198,8 +217,9 @@ class Client:
         """Leave the client alone; stop it if it was started here and nobody else uses it."""
         with _sharing:
             share = self._share
-            if self._process != os.getpid():
+            if self._process != os.getpid() or self._is_released:
                 return
+            self._is_released = True
             if self._listener is not None:
                 self._kazoo.remove_listener(self._listener)
             share.users -= 1
@@ -207,8 +227,11 @@ class Client:
                 return
             share.is_ours = False
             kazoo, share.twin = self._kazoo, None
-        kazoo.stop()
-        kazoo.close()
+        if is_own_thread():
+            # It has to end, and would wait for itself.
+            threading.Thread(target=_stop, args=[kazoo]).start()
+        else:
+            _stop(kazoo)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -230,6 +253,17 @@ class Client:
                         f"within {self.timeout:g} s"
                     )
 
+    def drop(self, path: str, watch: Watch) -> None:
+        """Take a watch out of the client, which would keep it until its event.
+
+        kazoo has no public way. The set that it keeps them in stays, as its thread may be about to
+        add to it; the server's watch stays as well, and fires once, for nobody.
+
+        """
+        kazoo = self._kazoo
+        kept = vars(kazoo).get("_child_watchers" if watch.name is None else "_data_watchers", {})
+        kept.get((kazoo.chroot + path).rstrip("/") or "/", set()).discard(watch)
+
     def barrier(self) -> None:
         """Wait until the events that came before the last answer have been heard (rule 4.4).
 
@@ -237,12 +271,21 @@ class Client:
 
         """
         kazoo = self._kazoo
+        queue: Any = getattr(kazoo.handler, "callback_queue", None)
+        if getattr(queue, "unfinished_tasks", None) == 0:
+            # All that came has been heard, and two switches of threads are spared, a tenth of a
+            # write. A handler whose queue does not count (gevent's) is asked below.
+            return
         passed = kazoo.handler.event_object()
         kazoo.handler.dispatch_callback(Callback("watch", passed.set, ()))
-        if not passed.wait(self.timeout):
-            raise OperationTimeoutError(
-                f"a watch of this client's has kept it busy for {self.timeout:g} s"
-            )
+        ends = reading.monotonic() + self.timeout
+        while not passed.wait(min(self.timeout, LOOK_AGAIN)):
+            if not kazoo.handler.running:
+                raise ConnectionLoss(f"the client of ZooKeeper ({_hosts(kazoo)}) was stopped")
+            if reading.monotonic() > ends:
+                raise OperationTimeoutError(
+                    f"a watch of this client's has kept it busy for {self.timeout:g} s"
+                )
 
 
 class _Listener:
@@ -258,30 +301,41 @@ class _Listener:
         return client is None or client.kazoo is not self._kazoo() or client._heard(state)
 
 
+def _stop(client: KazooClient) -> None:
+    client.stop()
+    client.close()
+
+
 def refuse_own_thread() -> None:
     """Refuse to wait on a thread of kazoo's, which brings what would be waited for.
 
     :raises OwnThreadError: this is one
 
     """
-    frame = sys._getframe(1)
+    if is_own_thread():
+        raise OwnThreadError(
+            "on a thread of kazoo's (in a watch, a listener or a callback) a ZookeeperDict "
+            "cannot ask the server: that thread is the one to bring the answer. Hand the work "
+            "to a thread of your own"
+        )
+
+
+def is_own_thread() -> bool:
+    """Whether this is a thread of kazoo's."""
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith(OWN_MODULES):
-            raise OwnThreadError(
-                "on a thread of kazoo's (in a watch, a listener or a callback) a ZookeeperDict "
-                "cannot ask the server: that thread is the one to bring the answer. Hand the work "
-                "to a thread of your own"
-            )
-        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+            return True
+        frame = frame.f_back
+    return False
 
 
 def twin(client: KazooClient) -> KazooClient:
     """Return a client with the same settings, not started."""
     # Where kazoo has no public name for a setting, and no copy of a client.
     connection = vars(client).get("_connection")
-    hosts = ",".join(f"{host}:{port}" for host, port in client.hosts)
     return KazooClient(
-        hosts=hosts + client.chroot,
+        hosts=_hosts(client) + client.chroot,
         timeout=float(vars(client).get("_session_timeout", 10_000)) / 1000,
         handler=type(client.handler)(),
         default_acl=client.default_acl,
@@ -289,6 +343,9 @@ def twin(client: KazooClient) -> KazooClient:
         sasl_options=getattr(connection, "sasl_options", None),
         read_only=client.read_only,
         randomize_hosts=client.randomize_hosts,
+        connection_retry=vars(client)["_conn_retry"].copy(),
+        command_retry=vars(client)["_retry"].copy(),
+        logger=client.logger,
         keyfile=client.keyfile,
         keyfile_password=client.keyfile_password,
         certfile=client.certfile,
@@ -300,4 +357,6 @@ def twin(client: KazooClient) -> KazooClient:
 
 
 def _hosts(client: KazooClient) -> str:
-    return ",".join(f"{host}:{port}" for host, port in client.hosts)
+    return ",".join(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in client.hosts
+    )

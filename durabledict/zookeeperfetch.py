@@ -63,30 +63,27 @@ class Fetcher:
             self._round(plan, self._client.ready(wait), decode, replaced)
         return replaced
 
-    def reload(self, decode: Decode, wait: bool, for_copy: int | None) -> dict[str, Any]:
-        """Ask for every key, and return name -> value, or `Undecodable`, as of one state.
+    def reload(self, decode: Decode, wait: bool, for_copy: bool) -> tuple[int, dict[str, Any]]:
+        """Ask for every key; return the stamp, and name -> value, or `Undecodable`, of one state.
 
-        :param for_copy: the stamp of the local copy that the entries become; None: they do not,
-            and the tree keeps them as news
+        :param for_copy: the entries become the local copy; else the tree keeps them as news
 
         """
         loaded: dict[str, Answer] = {}
         replaced: list[object] = []
-        plan = self._tree.plan(everything=True, for_copy=for_copy)
+        plan = self._tree.plan(everything=True)
         complete = False
         for _ in range(ROUNDS):
             if plan is None:
                 break
             kazoo = self._client.ready(wait)
-            answers = self._round(
-                plan, kazoo, decode, replaced, everything=True, for_copy=for_copy is not None
-            )
+            answers = self._round(plan, kazoo, decode, replaced, everything=True, for_copy=for_copy)
             complete = answers is not None
             loaded.update((answer.name, answer) for answer in answers or ())
             last, plan = plan, self._tree.plan()
         if not complete:
             raise ConnectionLoss("the connection to ZooKeeper was lost again and again")
-        return self._tree.reloaded(last, loaded.values(), for_copy is not None)
+        return self._tree.reloaded(last, loaded.values(), for_copy)
 
     def _round(
         self,
@@ -107,7 +104,7 @@ class Fetcher:
         asked = [self._watched(name) for name in plan.names]
         if plan.children:
             # Sent with the others, and the first: what is created after it, its watch tells.
-            watch = self._tree.watch()
+            watch = self._tree.watch_to_read()
             children = kazoo.get_children_async(self._place.path, watch=watch, include_data=True)
             answers = self._get(kazoo, asked, children)
             listing = self._listing(kazoo, plan, watch, children)
@@ -124,7 +121,7 @@ class Fetcher:
         return decoded if accepted else None
 
     def _watched(self, name: str) -> tuple[str, Watch]:
-        return name, self._tree.watch(name)
+        return name, self._tree.watch_to_read(name)
 
     def _get(
         self, kazoo: KazooClient, watches: list[tuple[str, Watch]], first: Any = None

@@ -36,6 +36,9 @@ FORBIDDEN = "/\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff\U00010000-\U0010ffff"
 IS_FORBIDDEN = re.compile(f"[{FORBIDDEN}]")
 IS_ESCAPED = re.compile(f"[{FORBIDDEN}%]")
 
+#: Of a text that stands for itself: no escape, since it does not begin with a tilde, and no `..`.
+IS_PLAIN = re.compile(r"[\w-][\w.:-]*", re.ASCII).fullmatch
+
 #: Names that mean something else: the folder itself, the one above, none. And, directly under the
 #: root, the folder of ZooKeeper's own.
 NO_NAMES = frozenset({"", ".", ".."})
@@ -123,6 +126,8 @@ class Place:
 
     def name(self, key: Any) -> str:
         """Return the name of a key's znode."""
+        if type(key) is str and IS_PLAIN(key) and not self.in_root:
+            return key  # as `encode_name` says of nearly every key, after more questions
         return encode_name(key, self.in_root)
 
     def key(self, name: str) -> Any:

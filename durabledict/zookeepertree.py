@@ -130,10 +130,29 @@ class Tree:
         self._newest = 0
         # The number up to which news were dropped.
         self._forgotten = 0
+        #: Whether a sync is under way, which needs all news since the copy that it began with.
+        self.is_syncing = False
 
     def watch(self, name: str | None = None) -> Watch:
         """Return a watch to be armed; it counts from when its answer is handed in."""
         return Watch(self._reference, name)
+
+    def watch_to_read(self, name: str | None = None) -> Watch:
+        """Return the watch that is armed, or else a new one.
+
+        The client keeps each one that it was given until its event: a reload of what is not marked
+        is not to bring another.
+
+        """
+        with self.lock:
+            armed = self._child_watch if name is None else self._armed.get(name)
+        return Watch(self._reference, name) if armed is None or armed.fired else armed
+
+    def armed(self) -> list[Watch]:
+        """Return the watches that are armed, or are being armed."""
+        with self.lock:
+            armed = [*self._armed.values(), *(watch for watch, _ in self._arming.values())]
+            return armed if self._child_watch is None else [*armed, self._child_watch]
 
     # -- marks --------------------------------------------------------------------------------
 
@@ -233,17 +252,13 @@ class Tree:
                     self._dirty.discard(name)
                     self._unarmed.discard(name)
 
-    def plan(self, everything: bool = False, for_copy: int | None = None) -> Plan | None:
+    def plan(self, everything: bool = False) -> Plan | None:
         """Return what has to be asked for, or None. One at a time: the dict sees to that.
 
         :param everything: also for keys that are not marked
-        :param for_copy: the stamp of the local copy that all this becomes. Until the dict has
-            applied it, its copy is older, and an own write must not be applied to it (rule 0.3)
 
         """
         with self.lock:
-            if for_copy is not None:
-                self._forgotten = max(self._forgotten, for_copy)
             # A request that is sent from now on sees these removals.
             self._removed.clear()
             if everything and self._is_new_session:
@@ -289,10 +304,16 @@ class Tree:
         with self.lock:
             if plan.epoch != self._epoch:
                 return False
+            if reload:
+                # What is loaded is no news: no copy of before has it, nor may an own write be
+                # applied to one (rule 0.3).
+                self._raise_number()
+                self._forgotten = self.number
             for answer in answers:
                 self._accept(answer, replaced, reload)
             if listing is not None:
                 self._accept_listing(listing, replaced)
+            self.lock.notify_all()
         return True
 
     def _accept(self, answer: Answer, replaced: list[object], reload: bool = False) -> bool:
@@ -315,14 +336,14 @@ class Tree:
             return False
         if answer.watch.fired:
             self._dirty.add(name)
-            self._raise_number()
+            self.number += 1
         else:
             self._armed[name] = answer.watch
             self._dirty.discard(name)
             self._unarmed.discard(name)
         held, is_news = self.held.get(name), self.is_news(name, stat)
         if held is not None and not is_news:
-            if held.modified > stat.mzxid:
+            if int(held.modified) > stat.mzxid:
                 return False
             self.held[name] = held._replace(epoch=self._epoch)
             if not reload:
@@ -361,13 +382,15 @@ class Tree:
 
     def _put_news(self, name: str, value: Any, replaced: list[object]) -> None:
         replaced.append(self._news.pop(name, None))
-        self._raise_number()
+        self.number += 1  # who waits is told at the end: there may be hundreds
         self._news[name] = (self.number, value)
 
-    def reloaded(self, plan: Plan, answers: Iterable[Answer], for_copy: bool) -> dict[str, Any]:
-        """Bring a reload up to what happened meanwhile; return name -> value.
+    def reloaded(
+        self, plan: Plan, answers: Iterable[Answer], for_copy: bool
+    ) -> tuple[int, dict[str, Any]]:
+        """Bring a reload up to what happened meanwhile; return its stamp, and name -> value.
 
-        :param for_copy: whether it becomes the local copy
+        :param for_copy: it becomes the local copy
 
         """
         entries: dict[str, Any] = {}
@@ -385,8 +408,10 @@ class Tree:
             for name in self.held.keys() - entries.keys():
                 if name in self._news:
                     entries[name] = self._news[name][1]
-            self._stamp()
-        return entries
+            stamp = self._stamp()
+            if for_copy:
+                self._forgotten = stamp
+        return stamp, entries
 
     def news(self, since: int) -> tuple[int, dict[str, Any], object] | None:
         """Return the stamp, and name -> value, or MISSING, of what is newer than `since`.
@@ -427,7 +452,8 @@ class Tree:
         """
         with self.lock:
             lists = self._children_dirty and not self._is_list_unarmed
-            return Ticket(applied or 0, self._epoch, lists, self._drop_news(applied or 0))
+            dropped = [] if self.is_syncing else self._drop_news(applied or 0)
+            return Ticket(applied or 0, self._epoch, lists, dropped)
 
     def wrote(
         self,
@@ -456,7 +482,11 @@ class Tree:
         replaced: list[object] = []
         own = {answer.name for answer in written}.union(removed)
         with self.lock:
-            known = ticket.epoch == self._epoch and ticket.applied >= self._forgotten
+            known = (
+                ticket.epoch == self._epoch
+                and ticket.applied >= self._forgotten
+                and not self._is_new_session
+            )
             if known:
                 for name in own.difference(removed):
                     self._armed.pop(name, None)
@@ -484,10 +514,11 @@ class Tree:
             known = (
                 known
                 and self._children_dirty == self._is_list_unarmed
-                and self._dirty <= self._unarmed
+                and len(self._dirty) == len(self._unarmed)  # of which the latter are a part
                 and own.issuperset(newer)
             )
             self.is_asked_for = False
+            self.lock.notify_all()
             stamp = self._stamp()
             if not known:
                 self._raise_number()
@@ -499,7 +530,9 @@ class Tree:
     def doubt(self, names: Iterable[str]) -> None:
         """Mark keys whose write has failed: what became of it is for the next sync to see."""
         with self.lock:
+            names = set(names)
             self._dirty.update(names)
-            self._children_dirty = True
+            self._unarmed.difference_update(names)
+            self._children_dirty, self._is_list_unarmed = True, False
             self._raise_number()
         self._tell(None)

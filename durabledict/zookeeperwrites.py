@@ -20,6 +20,7 @@ from kazoo.exceptions import (
     RuntimeInconsistency,
 )
 from kazoo.protocol.states import ZnodeStat
+from kazoo.security import OPEN_ACL_UNSAFE
 
 from .changes import Commit
 from .zookeeperclient import Client
@@ -33,9 +34,10 @@ logger = logging.getLogger("durabledict.zookeeper")
 #: The largest request that a server takes, as long as its `jute.maxbuffer` is the default one.
 REQUEST_LIMIT = 0xFFFFF
 
-#: What a request has beside its paths and data, and each operation of a transaction beside its own
-#: path and data; with one ACL, and rounded up.
-OVERHEAD = 128
+#: What a request has beside its operations, and an operation of a transaction beside its path, its
+#: data and its ACLs: numbers, and the lengths of those.
+REQUEST_OVERHEAD = 17
+OVERHEAD = 25
 
 
 #: The entries of a transaction whose watches are armed along with it. For more, that takes longer
@@ -123,6 +125,8 @@ class Writer:
             stored = kazoo.set_async(self._place.path_of(entry.name), entry.payload)
             arming = self._arm(kazoo, [entry])
             self._client.wait([stored])
+            if stored.exception is not None:
+                self._disarm(arming)
             if isinstance(stored.exception, NoNodeError):
                 return None
             stat = stored.get()
@@ -153,6 +157,13 @@ class Writer:
             )
         return arming
 
+    def _disarm(self, arming: Mapping[str, tuple[Watch, Any]]) -> None:
+        """Take back what was sent along with a write that was refused."""
+        if arming:
+            self._client.wait([result for _, result in arming.values()])
+        for name, (watch, _) in arming.items():
+            self._client.drop(self._place.path_of(name), watch)
+
     def _names(self, kazoo: KazooClient) -> frozenset[str]:
         """Return the names of all entries; make the place, if that is what is missing."""
         listed = kazoo.get_children_async(self._place.path)
@@ -173,6 +184,8 @@ class Writer:
 
         """
         kazoo = self._client.ready()
+        if self._fits_nowhere(name):
+            return None, None
         # The place before the znode: what is removed after that makes the proof void.
         asked: list[Any] = [
             kazoo.sync_async(self._place.path),
@@ -209,6 +222,7 @@ class Writer:
                         entry.key,
                     )
                 return self._wrote(ticket, [(entry, results[1])], arming=arming)
+            self._disarm(arming)
             good = self._still_good(entry.name, proof, *failure)
         return None
 
@@ -261,19 +275,27 @@ class Writer:
         """
         wanted = list(entries)
         self.require_taken(wanted)
-        parts, size = [Part([], [])], 0
+        acls = self._size_of_acls()
+        parts, size = [Part([], [])], REQUEST_OVERHEAD
         for entry in wanted:
-            own = self._size(entry)
+            own = self._size(entry, acls)
             if size + own > self._limit and parts[-1].entries:
                 parts.append(Part([], []))
-                size = 0
+                size = REQUEST_OVERHEAD
             parts[-1].entries.append(entry)
             size += own
-        for key, name in removals:
-            own = OVERHEAD + len((self._client.kazoo.chroot + self._place.path_of(name)).encode())
-            if size + own > self._limit:
+        gone = [each for each in removals if not self._fits_nowhere(each[1])]
+        if gone and self._place_data is None:
+            self._place_data = self._read_place(self._client.ready())
+        data, _ = self._place_data or (b"", 0)
+        # With each removal goes what the place itself has (rule 4.5).
+        with_place = OVERHEAD + self._size_of_path("") + len(data)
+        size += with_place
+        for key, name in gone:
+            own = OVERHEAD + self._size_of_path(name)
+            if size + own > self._limit and (parts[-1].entries or parts[-1].removals):
                 parts.append(Part([], []))
-                size = 0
+                size = REQUEST_OVERHEAD + with_place
             parts[-1].removals.append((key, name))
             size += own
         return [part for part in parts if part.entries or part.removals]
@@ -312,6 +334,7 @@ class Writer:
             failure = _failure(results)
             if failure is None:
                 return self._done(ticket, part.entries, exists, removals, steps, results, arming)
+            self._disarm(arming)
             what, name = steps[failure[0]]
             error = failure[1]
             if isinstance(error, (NoNodeError, NodeExistsError)) and what in SURPRISES:
@@ -476,8 +499,9 @@ class Writer:
         :raises ValueError: with the size of the value, and the limit
 
         """
+        acls = self._size_of_acls()
         for entry in entries:
-            size = self._size(entry)
+            size = REQUEST_OVERHEAD + self._size(entry, acls)
             if size > self._limit:
                 raise ValueError(
                     f"the value of key {entry.key!r} is {len(entry.payload):,} bytes as stored, "
@@ -485,10 +509,22 @@ class Writer:
                     "where the servers take more, say request_limit=...)"
                 )
 
-    def _size(self, entry: Entry) -> int:
-        # A path is there twice where the entry is made to tell the transaction's number.
-        path = self._client.kazoo.chroot + self._place.path_of(entry.name)
-        return OVERHEAD + 2 * len(path.encode()) + len(entry.payload)
+    def _fits_nowhere(self, name: str) -> bool:
+        """Whether no request can have this name, so that there is no such znode."""
+        return REQUEST_OVERHEAD + OVERHEAD + self._size_of_path(name) > self._limit
+
+    def _size(self, entry: Entry, acls: int) -> int:
+        # Two operations where the entry is made to tell the transaction's number.
+        return 2 * (OVERHEAD + self._size_of_path(entry.name)) + acls + len(entry.payload)
+
+    def _size_of_path(self, name: str) -> int:
+        return len((self._client.kazoo.chroot + self._place.path_of(name)).encode())
+
+    def _size_of_acls(self) -> int:
+        acls = self._client.kazoo.default_acl or OPEN_ACL_UNSAFE
+        return 4 + sum(
+            12 + len(each.id.scheme.encode()) + len(each.id.id.encode()) for each in acls
+        )
 
 
 def _failure(results: list[Any]) -> tuple[int, Exception] | None:
