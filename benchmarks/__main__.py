@@ -23,7 +23,7 @@ from .syncs import syncs
 from .wakeup import wakeups
 from .writes import writes
 
-PARTS = ("sqlite", "redis", "django")
+PARTS = ("sqlite", "redis", "zookeeper", "django")
 
 
 def main() -> None:
@@ -57,6 +57,10 @@ def _tables(folder: str, parts: Sequence[str]) -> str:
         from .redistables import redis_tables
 
         missed += redis_tables()
+    if "zookeeper" in parts:
+        from .zookeepertables import zookeeper_tables
+
+        missed += zookeeper_tables()
     if "django" in parts:
         from .djangotables import django_tables
 

@@ -6,7 +6,7 @@ docs/internals.rst, section 4, has the rules whose numbers stand in the comments
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss, NoAuthError, NoNodeError
@@ -23,12 +23,19 @@ __all__ = ["Fetcher"]
 #: Pairs of a key and a payload -> key -> value, or `Undecodable`.
 Decode = Callable[[list[tuple[Any, bytes]]], dict[Any, Any]]
 
-#: How often what was marked meanwhile is asked for again. Then it is applied as it is: each key is
-#: right, and what is still marked is for the next read.
-ROUNDS = 5
+#: How often what was marked meanwhile is asked for again. Then it would be applied as it is: each
+#: key is right, and what is still marked is for the next read.
+ROUNDS = 40
 
 #: Requests that are under way at once; each is an object of a kilobyte until it is answered.
 BURST = 5_000
+
+
+class Round(NamedTuple):
+    """What came of asking once."""
+
+    answers: list[Answer] | None  # None: the connection was lost meanwhile
+    is_one_state: bool  # for sure, though something is marked
 
 
 class Fetcher:
@@ -56,11 +63,15 @@ class Fetcher:
             self._client.ready(wait)
             self._client.wait(under_way)
             self._tree.arm()
-        for _ in range(ROUNDS):
-            plan = self._tree.plan()
+        hot: set[str] = set()
+        for number in range(ROUNDS):
+            plan = self._tree.plan(hot=hot)
             if plan is None:
                 break
-            self._round(plan, self._client.ready(wait), decode, replaced)
+            hot.update(plan.names)
+            kazoo = self._client.ready(wait)
+            if self._round(plan, kazoo, decode, replaced, twice=number > 0).is_one_state:
+                break
         return replaced
 
     def reload(self, decode: Decode, wait: bool, for_copy: bool) -> tuple[int, dict[str, Any]]:
@@ -73,14 +84,26 @@ class Fetcher:
         replaced: list[object] = []
         plan = self._tree.plan(everything=True)
         complete = False
-        for _ in range(ROUNDS):
+        hot: set[str] = set()
+        for number in range(ROUNDS):
             if plan is None:
                 break
-            kazoo = self._client.ready(wait)
-            answers = self._round(plan, kazoo, decode, replaced, everything=True, for_copy=for_copy)
+            answers, is_one_state = self._round(
+                plan,
+                self._client.ready(wait),
+                decode,
+                replaced,
+                everything=True,
+                for_copy=for_copy,
+                twice=number > 0,
+            )
             complete = answers is not None
             loaded.update((answer.name, answer) for answer in answers or ())
-            last, plan = plan, self._tree.plan()
+            if number > 0:
+                hot.update(plan.names)
+            last, plan = plan, self._tree.plan(hot=hot)
+            if is_one_state:
+                break
         if not complete:
             raise ConnectionLoss("the connection to ZooKeeper was lost again and again")
         return self._tree.reloaded(last, loaded.values(), for_copy)
@@ -94,12 +117,25 @@ class Fetcher:
         *,
         everything: bool = False,
         for_copy: bool = False,
-    ) -> list[Answer] | None:
-        """Ask once; return the answers, or None if the connection was lost meanwhile.
+        twice: bool = False,
+    ) -> Round:
+        """Ask once.
 
         :param everything: decode also what is held
+        :param twice: look at the versions a second time, right behind: where others write all the
+            time something is marked always, by the time that the answers are here
 
         """
+        again: dict[str, Any] = {}
+
+        def look_again() -> list[Any]:
+            names = [*plan.names, *new] if twice else []
+            again.update((name, kazoo.exists_async(self._place.path_of(name))) for name in names)
+            if twice:
+                again[""] = kazoo.exists_async(self._place.path)
+            return list(again.values())
+
+        new: list[str] = []
         listing: Listing | None = None
         asked = [self._watched(name) for name in plan.names]
         if plan.children:
@@ -110,23 +146,43 @@ class Fetcher:
             listing = self._listing(kazoo, plan, watch, children)
             held, sent = self._tree.held, set(plan.names)
             new = [name for name in listing.names if name not in held and name not in sent]
-            answers += self._get(kazoo, [self._watched(name) for name in new])
+            answers += self._get(kazoo, [self._watched(name) for name in new], then=look_again)
         else:
-            answers = self._get(kazoo, asked)
+            answers = self._get(kazoo, asked, then=look_again)
         decoded = self._decoded(answers, decode, everything)
         # Whatever was done before the last answer, its events have been heard after this. So if
         # nothing is marked then, these answers and what is held are one state (rule 4.1).
         self._client.barrier()
         accepted = self._tree.accept(plan, decoded, listing, replaced, reload=for_copy)
-        return decoded if accepted else None
+        if not accepted:
+            return Round(None, False)
+        place = again.pop("").value if twice else None
+        is_one_state = twice and self._tree.is_one_state(
+            {
+                name: answer.value[1].mzxid if answer.successful() else None
+                for name, _, answer in answers
+            },
+            {name: getattr(answer.value, "mzxid", None) for name, answer in again.items()},
+            listing is not None and getattr(place, "pzxid", None) == listing.changed,
+        )
+        return Round(decoded, is_one_state)
 
     def _watched(self, name: str) -> tuple[str, Watch]:
         return name, self._tree.watch_to_read(name)
 
     def _get(
-        self, kazoo: KazooClient, watches: list[tuple[str, Watch]], first: Any = None
+        self,
+        kazoo: KazooClient,
+        watches: list[tuple[str, Watch]],
+        first: Any = None,
+        then: Callable[[], list[Any]] = list,
     ) -> list[tuple[str, Watch, Any]]:
-        """Ask for znodes, and arm their watches with the same requests."""
+        """Ask for znodes, and arm their watches with the same requests.
+
+        :param first: a request that was sent before them
+        :param then: sends others after them
+
+        """
         asked: list[tuple[str, Watch, Any]] = []
         sent = [] if first is None else [first]
         for begin in range(0, len(watches), BURST) or [0]:
@@ -135,6 +191,8 @@ class Fetcher:
                 for name, watch in watches[begin : begin + BURST]
             ]
             sent += [result for _, _, result in burst]
+            if begin + BURST >= len(watches):
+                sent += then()
             if sent:
                 self._client.wait(sent)
             asked += burst
@@ -166,10 +224,11 @@ class Fetcher:
             error = result.exception
             if error is None:
                 payload, stat = result.value
-                if everything or self._tree.is_news(name, stat):
+                digest = hash(payload or b"")
+                if everything or self._tree.is_news(name, stat, digest):
                     fresh.append((name, watch, stat, payload or b""))
                 else:
-                    answers.append(Answer(name, watch, stat))
+                    answers.append(Answer(name, watch, stat, digest))
             elif isinstance(error, NoNodeError):
                 answers.append(Answer(name, watch))
             elif isinstance(error, NoAuthError):

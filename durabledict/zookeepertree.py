@@ -252,10 +252,11 @@ class Tree:
                     self._dirty.discard(name)
                     self._unarmed.discard(name)
 
-    def plan(self, everything: bool = False) -> Plan | None:
+    def plan(self, everything: bool = False, hot: Collection[str] = ()) -> Plan | None:
         """Return what has to be asked for, or None. One at a time: the dict sees to that.
 
         :param everything: also for keys that are not marked
+        :param hot: keys to be asked for again, if anything is marked
 
         """
         with self.lock:
@@ -267,13 +268,13 @@ class Tree:
                 self._arming.clear()
                 self._dirty.clear()
                 self._unarmed.clear()
-            names = list(self.held.keys() | self._dirty) if everything else list(self._dirty)
-            children = everything or self._children_dirty
-            if not (names or children):
+            if not (everything or self._dirty or self._children_dirty):
                 return None
+            names = list(self._dirty.union(self.held if everything else hot))
+            children = everything or self._children_dirty
             return Plan(self._epoch, names, children, self._newest)
 
-    def is_news(self, name: str, stat: ZnodeStat) -> bool:
+    def is_news(self, name: str, stat: ZnodeStat, digest: int) -> bool:
         """Whether this version is to take the place of the one held (rule 4.1).
 
         On one connection versions have an order. After another one it may be a server restored from
@@ -284,7 +285,8 @@ class Tree:
         if held is None:
             return True
         if held.epoch != self._epoch:
-            return bool(stat.mzxid != held.modified)
+            # Where numbers began anew, the same one may be of another write.
+            return (stat.czxid, stat.mzxid, digest) != held[:3]
         return bool(stat.mzxid > held.modified)
 
     def accept(
@@ -328,7 +330,7 @@ class Tree:
                 self._dirty.discard(name)
             return False
         if stat.mzxid <= self._removed.get(name, 0) or (
-            answer.value is MISSING and self.is_news(name, stat)
+            answer.value is MISSING and self.is_news(name, stat, answer.digest)
         ):
             # Asked before an own removal that is done, or no longer the version it was compared
             # with: it is asked for again.
@@ -341,7 +343,7 @@ class Tree:
             self._armed[name] = answer.watch
             self._dirty.discard(name)
             self._unarmed.discard(name)
-        held, is_news = self.held.get(name), self.is_news(name, stat)
+        held, is_news = self.held.get(name), self.is_news(name, stat, answer.digest)
         if held is not None and not is_news:
             if int(held.modified) > stat.mzxid:
                 return False
@@ -384,6 +386,26 @@ class Tree:
         replaced.append(self._news.pop(name, None))
         self.number += 1  # who waits is told at the end: there may be hundreds
         self._news[name] = (self.number, value)
+
+    def is_one_state(
+        self, first: Mapping[str, int | None], second: Mapping[str, int | None], listed: bool
+    ) -> bool:
+        """Whether all that is held was there at the moment between two looks (rule 4.1).
+
+        What is not marked is there still. What is, was there if both looks have found it so.
+
+        :param first: name -> mzxid, None where nothing was
+        :param second: the same of the second look
+        :param listed: whether the list of children was the same at both
+
+        """
+        with self.lock:
+            for name in self._dirty:
+                held = self.held.get(name)
+                modified = None if held is None else held.modified
+                if name not in first or not first[name] == second[name] == modified:
+                    return False
+            return listed or not self._children_dirty
 
     def reloaded(
         self, plan: Plan, answers: Iterable[Answer], for_copy: bool

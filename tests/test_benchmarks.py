@@ -10,6 +10,8 @@ from itertools import groupby
 from statistics import median
 
 import pytest
+from kazoo.client import KazooClient
+from kazoo.protocol.states import Callback
 
 from benchmarks.cores import both_ways, one_core
 from benchmarks.djangocounts import Counted, Counts, print_counts
@@ -20,7 +22,12 @@ from benchmarks.rediscommands import PROCESSES, READS, Commands
 from benchmarks.redisreads import InThreads
 from benchmarks.tables import Amount, Row, Spread
 from benchmarks.wakeup import latencies
+from benchmarks.zookeeperchanges import KINDS, OLD, STRICT, SYNC, TOLD, hear, reader
+from benchmarks.zookeepercounts import Requests, counted, print_requests
+from benchmarks.zookeeperserver import anywhere_and_pinned
 from tests.memcachedserver import MemcachedServer
+from tests.zookeeperproxy import ZookeeperProxy
+from tests.zookeeperservers import ZookeeperServer
 
 
 class Clock:
@@ -272,3 +279,105 @@ def test_counts_are_printed_with_what_was_missed(capsys: pytest.CaptureFixture[s
     ]
     verdicts = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert verdicts == ["ok", "MISSED", "9"]
+
+
+def test_each_row_is_measured_with_all_threads_of_the_jvm_on_one_core(
+    zookeeper_server: ZookeeperServer,
+) -> None:
+    pid = zookeeper_server.pid
+
+    def cores() -> set[frozenset[int]]:
+        return {
+            frozenset(os.sched_getaffinity(int(thread)))
+            for thread in os.listdir(f"/proc/{pid}/task")
+        }
+
+    found = []
+
+    def measure() -> Iterator[Row]:
+        found.append(cores())
+        yield Row("d[k]", "get", Comparison(1.0, 2.0, 1.0))
+
+    rows = anywhere_and_pinned(zookeeper_server, measure)
+    assert [row.what for row in rows] == ["d[k], pinned", "d[k]"]
+    (pinned,), (anywhere,) = found
+    assert len(pinned) == 1
+    assert anywhere == os.sched_getaffinity(0)
+    assert cores() == {anywhere}
+
+
+# As many as before the change, and at the end.
+ENTRIES = 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (TOLD, (1, 2, 2)),
+        (STRICT, (2, 3, 3)),
+        (SYNC, (2, 3, 3)),
+        # The list, and each value.
+        (OLD, (ENTRIES + 1, ENTRIES + 2, ENTRIES + 1)),
+    ],
+)
+def test_the_requests_after_a_change_are_counted(
+    zookeeper_server: ZookeeperServer,
+    zookeeper_client: KazooClient,
+    kind: str,
+    expected: tuple[int, int, int],
+) -> None:
+    assert counted(zookeeper_server, zookeeper_client, kind, ENTRIES) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_that_heard_of_a_change_reads_it(
+    zookeeper_server: ZookeeperServer, zookeeper_client: KazooClient, kind: str
+) -> None:
+    with (
+        ZookeeperProxy(zookeeper_server.port) as proxy,
+        reader(kind, ENTRIES, zookeeper_client, proxy.port) as opened,
+    ):
+        seen = set()
+        for _ in range(ENTRIES):
+            opened.change()
+            seen.add(opened.read())
+            with proxy.counting() as calls:
+                opened.read()
+            # Once is enough; who asks the leader, asks again whether there was more.
+            assert calls.total() == (kind in (STRICT, SYNC))
+    # One of them is the entry that is read; a sync says that there was something new.
+    assert len(seen) == (1 if kind == SYNC else 2)
+
+
+def test_what_was_told_has_been_handled_when_it_counts_as_heard(
+    zookeeper_client: KazooClient,
+) -> None:
+    handled = []
+
+    def handle() -> None:
+        # Each is another wait for the server; to hear takes one.
+        for _ in range(20):
+            zookeeper_client.sync("/")
+        handled.append("event")
+
+    zookeeper_client.handler.dispatch_callback(Callback("watch", handle, ()))
+    hear(zookeeper_client)
+    assert handled == ["event"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"), [(None, ""), (3, "ok"), (2, "MISSED"), (1, "MISSED")]
+)
+def test_verdicts_of_requests(limit: int | None, verdict: str) -> None:
+    assert Requests("sync()", changed=2, added=3, removed=3, limit=limit).verdict == verdict
+
+
+def test_requests_are_printed_with_what_was_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        Requests("d[k]", 1, 2, 2, limit=2),
+        Requests("sync()", 2, 4, 3, limit=3),
+        Requests("for information", 1_001, 1_002, 1_001),
+    ]
+    assert print_requests(lines) == ["MISSED: sync(): 4 requests, limit 3"]
+    verdicts = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert verdicts == ["ok", "MISSED", "1001"]

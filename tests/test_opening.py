@@ -49,7 +49,8 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("url", ["redsi://host", "plain", "", "://", "sqlite"])
 def test_an_unknown_scheme_is_told_which_there_are(url: str) -> None:
-    with pytest.raises(ValueError, match=r"memory://, redis://, rediss://, sqlite://"):
+    schemes = "memory://, redis://, rediss://, sqlite://, unix://, zookeeper://"
+    with pytest.raises(ValueError, match=schemes):
         durabledict.open(url)
 
 
@@ -73,6 +74,8 @@ def test_options_in_the_url_are_refused() -> None:
         durabledict.open("sqlite:///x.sqlite?timeout=5")
     with pytest.raises(ValueError, match="keywords"):
         durabledict.open("redis://localhost?autosync=5.0", keyspace="k")
+    with pytest.raises(ValueError, match="keywords"):
+        durabledict.open("zookeeper://localhost/path?autosync=5.0")
 
 
 def test_what_a_url_does_not_say_is_asked_for() -> None:
