@@ -775,7 +775,7 @@ def test_another_writes_before_an_own_write_of_the_same_key(store: Store) -> Non
 
 
 @contextmanager
-def busy(d: Dict, path: str, change: Callable[[], object]) -> Iterator[threading.Event]:
+def busy(store: Store, d: Dict) -> Iterator[threading.Event]:
     """Have the thread that calls the watches wait for an event; all others come after it."""
     comes, done = threading.Event(), threading.Event()
 
@@ -783,8 +783,9 @@ def busy(d: Dict, path: str, change: Callable[[], object]) -> Iterator[threading
         comes.set()
         done.wait(PATIENCE)
 
-    d.connection.get(path, watch=work)
-    change()
+    elsewhere = store.raw.create(store.path + "-elsewhere", b"")
+    d.connection.get(elsewhere, watch=work)
+    store.raw.set(elsewhere, b"1")
     assert comes.wait(PATIENCE)
     try:
         yield done
@@ -797,9 +798,9 @@ def test_what_others_wrote_before_an_own_write_is_heard_before_it_is_applied(
     store: Store, name: str
 ) -> None:
     """Rule 0.3: else it would pass for unchanged. Their events wait behind another watch."""
-    store.put(busy=0, k=0, l=0)
+    store.put(k=0, l=0)
     d = store.open(autosync=False)
-    with busy(d, store.path_of("busy"), lambda: store.put(busy=1)) as done:
+    with busy(store, d) as done:
         store.put(l=1)
         with hook(d._client, "barrier", before=done.set, times=1):
             started_in_thread(lambda: WRITES[name](d))()
@@ -837,7 +838,7 @@ def test_every_acknowledged_write_is_seen_without_sleeping(store: Store, way: st
 @pytest.mark.parametrize("way", ["strict", "sync", "seconds"])
 def test_such_a_read_waits_until_its_events_are_heard(store: Store, way: str) -> None:
     """They wait in a queue behind what other watches of the same client do."""
-    store.put(a=0, k=0)
+    store.put(k=0)
     autosync = {"strict": "strict", "sync": False, "seconds": 1e-9}[way]
     d = store.open(autosync=autosync)
 
@@ -846,7 +847,7 @@ def test_such_a_read_waits_until_its_events_are_heard(store: Store, way: str) ->
             d.sync()
         return d["k"]
 
-    with busy(d, store.path_of("a"), lambda: store.put(a=1)) as done:
+    with busy(store, d) as done:
         store.put(k=1)
         with hook(d._client, "barrier", before=done.set, times=1):
             assert started_in_thread(look)() == 1
