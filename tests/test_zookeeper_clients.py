@@ -384,6 +384,7 @@ def test_the_last_dict_may_be_closed_on_a_thread_of_the_clients(
     new_client: NewClient, admin: KazooClient, zookeeper_path: str
 ) -> None:
     """By whoever listens for the end of the session, say; that thread has to end for it."""
+    before = set(threading.enumerate())
     client = new_client()
     d = Dict(zookeeper_path, client)
     d["a"] = 1
@@ -401,7 +402,9 @@ def test_the_last_dict_may_be_closed_on_a_thread_of_the_clients(
     admin.set(zookeeper_path + "/a", b"")
     assert done.wait(PATIENCE)
     assert raised == []
-    wait_until(lambda: not client.handler.running, "the client is stopped")
+    # The one that stops the client included.
+    wait_until(lambda: before.issuperset(threading.enumerate()), "the threads have ended")
+    assert not client.handler.running
     assert d["a"] == 1
     with pytest.raises(RuntimeError, match="closed"):
         d["a"] = 2
