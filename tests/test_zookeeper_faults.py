@@ -92,19 +92,18 @@ def change(client: KazooClient, path: str, mark: Any = "changed") -> dict[str, A
 def test_the_leader_is_killed_under_load(
     ensemble: Ensemble, plain: KazooClient, zookeeper_path: str
 ) -> None:
-    """And comes back as a follower, after which it is the turn of the next one."""
+    """And comes back as a follower; what a client had under way is lost, or was done once."""
     firsts = cycle(ensemble.servers)
 
     def connect() -> KazooClient:
         return ensemble.client(first=next(firsts), connection_retry=RECONNECT)
 
     with loaded(plain, zookeeper_path, connect) as (load, _):
-        for _ in range(2):
-            leader = ensemble.leader()
-            leader.kill()
-            load.goes_on()
-            leader.start()
-            ensemble.wait_for_quorum()
+        leader = ensemble.leader()
+        leader.kill()
+        load.goes_on()
+        leader.start()
+        ensemble.wait_for_quorum()
 
 
 def test_sessions_expire_under_load(
@@ -879,7 +878,7 @@ def test_no_batch_sees_half_a_transaction(
         with judged(ensemble, zookeeper_path) as judges:
             # The events of one may come in two batches.
             burst = (ROUNDS - 1) // 2
-            for last in range(burst, 200, burst):
+            for last in range(burst, 120, burst):
                 for number in range(last - burst + 1, last + 1):
                     transact(writer, number)
                 for judge in judges:

@@ -318,7 +318,7 @@ def repeat(place: Place, action: str, times: int) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_nothing_is_left_of(place: Place, action: str) -> None:
-    repeat(place, action, SLOW.get(action, 25))
+    repeat(place, action, SLOW.get(action, 15))
 
 
 #: As often as these are done in a day or two, by one process.

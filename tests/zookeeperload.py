@@ -193,7 +193,7 @@ class Load:
     def tallies(self) -> list[Tally]:
         return [writer.tally for writer in self.writers]
 
-    def goes_on(self, times: int = 3) -> None:
+    def goes_on(self, times: int = 2) -> None:
         """Wait until each writer has written so many times more, and each looker has looked."""
         writes = [(writer.tally, writer.tally.added + times) for writer in self.writers]
         looks = [(looker, looker.looks + times) for looker in self.lookers.values()]
