@@ -14,6 +14,7 @@ import types
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kazoo.client import KazooClient
@@ -21,6 +22,7 @@ from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
 from kazoo.protocol.states import Callback, KazooState
 
 from . import reading
+from .zookeeperrequests import PlacedResult
 from .zookeepertree import Watch
 
 __all__ = ["Client", "NotConnectedError"]
@@ -56,6 +58,8 @@ class _Shared:
     users: int = 0
     is_ours: bool = False  # started by one of them
     is_callers: bool = False  # was running when one of them came
+    # Whether its servers can read many znodes at one moment, as far as it is known.
+    reads_many: bool = True
     # The process in which the caller's client has its threads, if it has any.
     made_in: int = field(default_factory=os.getpid)
     # The client of this process, where `os.fork` has left the caller's in the parent.
@@ -115,6 +119,15 @@ class Client:
     def kazoo(self) -> KazooClient:
         """The client that serves this process."""
         return self._kazoo
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether the servers take `MultiRead`, as far as it is known."""
+        return self._share.reads_many
+
+    def read_one_by_one(self) -> None:
+        """Note that they do not: they are older than ZooKeeper 3.6."""
+        self._share.reads_many = False
 
     @property
     def session_timeout(self) -> float:
@@ -262,7 +275,40 @@ class Client:
         """
         kazoo = self._kazoo
         kept = vars(kazoo).get("_child_watchers" if watch.name is None else "_data_watchers", {})
-        kept.get((kazoo.chroot + path).rstrip("/") or "/", set()).discard(watch)
+        kept.get(self.full_path(path), set()).discard(watch)
+
+    def full_path(self, path: str) -> str:
+        """Return a path as the servers have it, below the client's chroot."""
+        return (self._kazoo.chroot + path).rstrip("/") or "/"
+
+    def send(self, request: object, on_answer: Callable[[], object] | None = None) -> Any:
+        """Send a request that kazoo has no method for; return its result, to be waited for.
+
+        kazoo has no public way.
+
+        :param on_answer: called at the answer's place among the events: when those that came before
+            it have been heard, and none of those that come after it (rule 4.1)
+
+        """
+        kazoo = self._kazoo
+        result: Any = kazoo.handler.async_result()
+        if on_answer is None:
+            kazoo._call(request, result)
+        else:
+            kazoo._call(request, PlacedResult(result, partial(self._in_place, on_answer)))
+        return result
+
+    def _in_place(self, action: Callable[[], object]) -> None:
+        if self._all_is_heard():
+            action()
+        else:
+            self._kazoo.handler.dispatch_callback(Callback("watch", action, ()))
+
+    def _all_is_heard(self) -> bool:
+        # Two switches of threads are spared, a tenth of a write. A handler whose queue does not
+        # count (gevent's) is asked through the queue.
+        queue: Any = getattr(self._kazoo.handler, "callback_queue", None)
+        return getattr(queue, "unfinished_tasks", None) == 0
 
     def barrier(self) -> None:
         """Wait until the events that came before the last answer have been heard (rule 4.4).
@@ -270,18 +316,22 @@ class Client:
         By a callback through the queue in which the client hands them to watches.
 
         """
-        kazoo = self._kazoo
-        queue: Any = getattr(kazoo.handler, "callback_queue", None)
-        if getattr(queue, "unfinished_tasks", None) == 0:
-            # All that came has been heard, and two switches of threads are spared, a tenth of a
-            # write. A handler whose queue does not count (gevent's) is asked below.
-            return
-        passed = kazoo.handler.event_object()
-        kazoo.handler.dispatch_callback(Callback("watch", passed.set, ()))
+        if not self._all_is_heard():
+            passed = self._kazoo.handler.event_object()
+            self._in_place(passed.set)
+            self.wait_for_events(passed)
+
+    def wait_for_events(self, passed: Any) -> None:
+        """Wait until this is set, which is done behind the events.
+
+        :raises ConnectionLoss: the client was stopped
+        :raises OperationTimeoutError: a watch of the program's own is running
+
+        """
         ends = reading.monotonic() + self.timeout
         while not passed.wait(min(self.timeout, LOOK_AGAIN)):
-            if not kazoo.handler.running:
-                raise ConnectionLoss(f"the client of ZooKeeper ({_hosts(kazoo)}) was stopped")
+            if not self._kazoo.handler.running:
+                raise ConnectionLoss(f"the client of ZooKeeper ({_hosts(self._kazoo)}) was stopped")
             if reading.monotonic() > ends:
                 raise OperationTimeoutError(
                     f"a watch of this client's has kept it busy for {self.timeout:g} s"

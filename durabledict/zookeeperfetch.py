@@ -5,27 +5,42 @@ docs/internals.rst, section 4, has the rules whose numbers stand in the comments
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
-from kazoo.client import KazooClient
-from kazoo.exceptions import ConnectionLoss, NoAuthError, NoNodeError
+from kazoo.exceptions import (
+    ConnectionLoss,
+    NoAuthError,
+    NoNodeError,
+    SessionExpiredError,
+    UnimplementedError,
+)
+from kazoo.protocol.serialization import Exists, GetChildren2, GetData
 from kazoo.protocol.states import ZnodeStat
 
 from .changes import Undecodable
 from .errors import DecodingError
 from .zookeeperclient import Client
 from .zookeepernames import Place
-from .zookeepertree import Answer, Held, Listing, Plan, Tree, Watch
+from .zookeeperrequests import MultiRead, SetWatches
+from .zookeepertree import Answer, Asking, Held, Listing, Moment, Plan, Tree, Watch
 
 __all__ = ["Fetcher"]
 
 #: Pairs of a key and a payload -> key -> value, or `Undecodable`.
 Decode = Callable[[list[tuple[Any, bytes]]], dict[Any, Any]]
 
+#: A znode that was asked for, and its data and stat, or the error that there was instead.
+Outcome = tuple[str, Watch, Any]
+
 #: How often what was marked meanwhile is asked for again. Then it would be applied as it is: each
 #: key is right, and what is still marked is for the next read.
 ROUNDS = 40
+
+#: Znodes that are read by one request, and the characters that their paths have there together. A
+#: server makes the answer in its memory, and that may be a megabyte for each.
+READ_AT_ONCE = 100
+PATHS_AT_ONCE = 100_000
 
 #: Requests that are under way at once; each is an object of a kilobyte until it is answered.
 BURST = 5_000
@@ -35,7 +50,10 @@ class Round(NamedTuple):
     """What came of asking once."""
 
     answers: list[Answer] | None  # None: the connection was lost meanwhile
-    is_one_state: bool  # for sure, though something is marked
+    is_one_state: bool  # for sure, though something may be marked
+
+
+LOST = Round(None, False)
 
 
 class Fetcher:
@@ -49,12 +67,13 @@ class Fetcher:
     def fetch(self, decode: Decode, wait: bool) -> object:
         """Ask for the marked keys, and hand the answers to the tree.
 
-        One request for each of them, all sent at once, and one for the list of children where that
-        is marked, whatever the number of keys.
+        One request for one key, two for each hundred of more, all sent at once, and one for the
+        list of children where that is marked, whatever the number of keys.
 
         :param decode: of the dict, which this is not to keep alive
         :param wait: for a connection that was lost
         :return: what was replaced, to be kept until no lock is held
+        :raises ConnectionLoss: there is none
 
         """
         replaced: list[object] = []
@@ -63,156 +82,189 @@ class Fetcher:
             self._client.ready(wait)
             self._client.wait(under_way)
             self._tree.arm()
+        last: Round | None = None
         hot: set[str] = set()
-        for number in range(ROUNDS):
+        for _ in range(ROUNDS):
             plan = self._tree.plan(hot=hot)
             if plan is None:
                 break
+            # What has changed meanwhile will change again. Asked for together, all that do are one
+            # state, and this comes to an end.
             hot.update(plan.names)
-            kazoo = self._client.ready(wait)
-            if self._round(plan, kazoo, decode, replaced, twice=number > 0).is_one_state:
+            last = self._round(plan, wait, decode, replaced)
+            if last.is_one_state:
                 break
+        _require_answers(last)
         return replaced
 
     def reload(self, decode: Decode, wait: bool, for_copy: bool) -> tuple[int, dict[str, Any]]:
         """Ask for every key; return the stamp, and name -> value, or `Undecodable`, of one state.
 
         :param for_copy: the entries become the local copy; else the tree keeps them as news
+        :raises ConnectionLoss: there is none
 
         """
         loaded: dict[str, Answer] = {}
         replaced: list[object] = []
-        plan = self._tree.plan(everything=True)
-        complete = False
         hot: set[str] = set()
+        plan: Plan | None = self._tree.plan(everything=True)
+        last: Round | None = None
         for number in range(ROUNDS):
             if plan is None:
                 break
-            answers, is_one_state = self._round(
-                plan,
-                self._client.ready(wait),
-                decode,
-                replaced,
-                everything=True,
-                for_copy=for_copy,
-                twice=number > 0,
-            )
-            complete = answers is not None
-            loaded.update((answer.name, answer) for answer in answers or ())
+            last = self._round(plan, wait, decode, replaced, everything=True, for_copy=for_copy)
+            loaded.update((answer.name, answer) for answer in last.answers or ())
             if number > 0:
                 hot.update(plan.names)
-            last, plan = plan, self._tree.plan(hot=hot)
-            if is_one_state:
+            done, plan = plan, self._tree.plan(hot=hot)
+            if last.is_one_state:
                 break
-        if not complete:
-            raise ConnectionLoss("the connection to ZooKeeper was lost again and again")
-        return self._tree.reloaded(last, loaded.values(), for_copy)
+        _require_answers(last)
+        return self._tree.reloaded(done, loaded.values(), for_copy)
 
     def _round(
         self,
         plan: Plan,
-        kazoo: KazooClient,
+        wait: bool,
         decode: Decode,
         replaced: list[object],
         *,
         everything: bool = False,
         for_copy: bool = False,
-        twice: bool = False,
     ) -> Round:
-        """Ask once.
+        """Ask once. A connection that is lost meanwhile is waited for by the next round.
 
         :param everything: decode also what is held
-        :param twice: look at the versions a second time, right behind: where others write all the
-            time something is marked always, by the time that the answers are here
 
         """
-        again: dict[str, Any] = {}
+        self._client.ready(wait)
+        try:
+            outcomes, listing, moment = self._ask_for(plan)
+            decoded = self._decoded(outcomes, decode, everything)
+            self._client.wait_for_events(moment.reached)
+        except UnimplementedError:
+            self._client.read_one_by_one()
+            return LOST  # for such a server closes the connection
+        except (ConnectionLoss, SessionExpiredError):
+            return LOST
+        is_one_state = self._tree.accept(plan, decoded, listing, moment, replaced, reload=for_copy)
+        return LOST if is_one_state is None else Round(decoded, is_one_state)
 
-        def look_again() -> list[Any]:
-            names = [*plan.names, *new] if twice else []
-            again.update((name, kazoo.exists_async(self._place.path_of(name))) for name in names)
-            if twice:
-                again[""] = kazoo.exists_async(self._place.path)
-            return list(again.values())
-
-        new: list[str] = []
-        listing: Listing | None = None
-        asked = [self._watched(name) for name in plan.names]
-        if plan.children:
-            # Sent with the others, and the first: what is created after it, its watch tells.
-            watch = self._tree.watch_to_read()
-            children = kazoo.get_children_async(self._place.path, watch=watch, include_data=True)
-            answers = self._get(kazoo, asked, children)
-            listing = self._listing(kazoo, plan, watch, children)
-            held, sent = self._tree.held, set(plan.names)
-            new = [name for name in listing.names if name not in held and name not in sent]
-            answers += self._get(kazoo, [self._watched(name) for name in new], then=look_again)
-        else:
-            answers = self._get(kazoo, asked, then=look_again)
-        decoded = self._decoded(answers, decode, everything)
-        # Whatever was done before the last answer, its events have been heard after this. So if
-        # nothing is marked then, these answers and what is held are one state (rule 4.1).
-        self._client.barrier()
-        accepted = self._tree.accept(plan, decoded, listing, replaced, reload=for_copy)
-        if not accepted:
-            return Round(None, False)
-        place = again.pop("").value if twice else None
-        is_one_state = twice and self._tree.is_one_state(
-            {
-                name: answer.value[1].mzxid if answer.successful() else None
-                for name, _, answer in answers
-            },
-            {name: getattr(answer.value, "mzxid", None) for name, answer in again.items()},
-            listing is not None and getattr(place, "pzxid", None) == listing.changed,
+    def _ask_for(self, plan: Plan) -> tuple[list[Outcome], Listing | None, Moment]:
+        """Send what a plan says, and wait for the answers."""
+        names = frozenset(plan.names)
+        asking = self._tree.watches_to_read(plan.names)
+        if not plan.children:
+            outcomes, moment = self._read(asking, names, [])
+            return outcomes, None, moment
+        # Sent with the others, and the first: what is created after it, its watch tells.
+        child_watch = self._tree.child_watch_to_read()
+        moment = self._moment(names, [], lists=True)
+        listed = self._client.send(
+            GetChildren2(self._client.full_path(self._place.path), child_watch),
+            None if asking else moment.take,
         )
-        return Round(decoded, is_one_state)
+        outcomes, earlier = [], [child_watch, *(each.watch for each in asking)]
+        if asking:
+            outcomes, moment = self._read(asking, names, [child_watch], lists=True, first=[listed])
+        else:
+            self._client.wait([listed])
+        if isinstance(listed.exception, NoNodeError):
+            listing, moment = self._without_place(plan, child_watch)
+            return outcomes, listing, moment
+        found, stat = listed.get()
+        listing = Listing(child_watch, frozenset(filter(self._place.is_entry, found)), stat.pzxid)
+        new = [name for name in listing.names - names if name not in self._tree.held]
+        if new:
+            more, moment = self._read(
+                self._tree.watches_to_read(new), names.union(new), earlier, lists=True
+            )
+            outcomes += more
+        return outcomes, listing, moment
 
-    def _watched(self, name: str) -> tuple[str, Watch]:
-        return name, self._tree.watch_to_read(name)
-
-    def _get(
-        self,
-        kazoo: KazooClient,
-        watches: list[tuple[str, Watch]],
-        first: Any = None,
-        then: Callable[[], list[Any]] = list,
-    ) -> list[tuple[str, Watch, Any]]:
-        """Ask for znodes, and arm their watches with the same requests.
-
-        :param first: a request that was sent before them
-        :param then: sends others after them
-
-        """
-        asked: list[tuple[str, Watch, Any]] = []
-        sent = [] if first is None else [first]
-        for begin in range(0, len(watches), BURST) or [0]:
-            burst = [
-                (name, watch, kazoo.get_async(self._place.path_of(name), watch=watch))
-                for name, watch in watches[begin : begin + BURST]
-            ]
-            sent += [result for _, _, result in burst]
-            if begin + BURST >= len(watches):
-                sent += then()
-            if sent:
-                self._client.wait(sent)
-            asked += burst
-            sent = []
-        return asked
-
-    def _listing(self, kazoo: KazooClient, plan: Plan, watch: Watch, answer: Any) -> Listing:
-        if not isinstance(answer.exception, NoNodeError):
-            names, stat = answer.get()
-            return Listing(watch, frozenset(filter(self._place.is_entry, names)), stat.pzxid)
-        # There is no such place. This watch tells when there is one.
-        exists = kazoo.exists_async(self._place.path, watch=watch)
+    def _without_place(self, plan: Plan, watch: Watch) -> tuple[Listing, Moment]:
+        """Return what is listed where there is no such place: this watch tells when there is."""
+        moment = self._moment(frozenset(plan.names), [], lists=True)
+        path = self._client.full_path(self._place.path)
+        exists = self._client.send(Exists(path, watch), moment.take)
         self._client.wait([exists])
         if exists.get() is not None:
             watch.fired = True  # it was made in between: the list has to be asked for again
-        return Listing(watch, frozenset(), plan.newest)
+            moment.is_unmarked = False
+        return Listing(watch, frozenset(), plan.newest), moment
 
-    def _decoded(
-        self, asked: list[tuple[str, Watch, Any]], decode: Decode, everything: bool
-    ) -> list[Answer]:
+    def _read(
+        self,
+        asking: Sequence[Asking],
+        names: Set[str],
+        earlier: Sequence[Watch],
+        lists: bool = False,
+        first: Sequence[Any] = (),
+    ) -> tuple[list[Outcome], Moment]:
+        """Ask for znodes, arm their watches, and wait for the answers.
+
+        :param names: all that are asked for in this round, also by requests before these
+        :param earlier: the watches of those before
+        :param first: requests before these that are to be waited for, too
+        :return: also the moment of the last answer
+
+        """
+        parts = list(self._parts(asking))
+        behind = [each.watch for part in parts[:-1] for each in part]
+        moment = self._moment(names, [*earlier, *behind], lists)
+        under_way = list(first)
+        sent: list[tuple[list[Asking], list[Any]]] = []
+        for number, part in enumerate(parts, 1):
+            requests = self._send(part, moment.take if number == len(parts) else None)
+            sent.append((part, requests))
+            under_way += requests
+            if len(under_way) >= BURST:
+                self._client.wait(under_way)
+                under_way = []
+        if under_way:
+            self._client.wait(under_way)
+        outcomes: list[Outcome] = []
+        for part, requests in sent:
+            if len(part) == 1:
+                [(name, watch, _)] = part
+                outcomes.append((name, watch, requests[0].exception or requests[0].value))
+            else:
+                *_, found = [request.get() for request in requests]
+                outcomes += [
+                    (each.name, each.watch, one) for each, one in zip(part, found, strict=True)
+                ]
+        return outcomes, moment
+
+    def _parts(self, asking: Sequence[Asking]) -> Iterator[list[Asking]]:
+        """Divide what is to be read into what one request reads."""
+        most = READ_AT_ONCE if self._client.reads_many else 1
+        part: list[Asking] = []
+        size = 0
+        for each in asking:
+            length = len(self._place.path_of(each.name))
+            if part and (len(part) == most or size + length > PATHS_AT_ONCE):
+                yield part
+                part, size = [], 0
+            part.append(each)
+            size += length
+        if part:
+            yield part
+
+    def _send(self, part: list[Asking], on_answer: Callable[[], object] | None) -> list[Any]:
+        """Ask for some znodes, and arm their watches before that; the last request reads."""
+        paths = [self._client.full_path(self._place.path_of(each.name)) for each in part]
+        if len(part) == 1:
+            # By one request, where it is two for more.
+            return [self._client.send(GetData(paths[0], part[0].watch), on_answer)]
+        new = [(path, each.watch) for path, each in zip(paths, part, strict=True) if each.is_new]
+        arming = [self._client.send(SetWatches(self._client.kazoo, new))] if new else []
+        return [*arming, self._client.send(MultiRead(paths), on_answer)]
+
+    def _moment(self, names: Set[str], earlier: Sequence[Watch], lists: bool) -> Moment:
+        reached = self._client.kazoo.handler.event_object()
+        return Moment(self._tree, reached, names, earlier, lists)
+
+    def _decoded(self, outcomes: list[Outcome], decode: Decode, everything: bool) -> list[Answer]:
         """Turn answers into values, of those versions that are not held.
 
         :param everything: decode the others, too
@@ -220,21 +272,20 @@ class Fetcher:
         """
         answers: list[Answer] = []
         fresh: list[tuple[str, Watch, Any, bytes]] = []
-        for name, watch, result in asked:
-            error = result.exception
-            if error is None:
-                payload, stat = result.value
+        for name, watch, found in outcomes:
+            if not isinstance(found, Exception):
+                payload, stat = found
                 digest = hash(payload or b"")
                 if everything or self._tree.is_news(name, stat, digest):
                     fresh.append((name, watch, stat, payload or b""))
                 else:
                     answers.append(Answer(name, watch, stat, digest))
-            elif isinstance(error, NoNodeError):
+            elif isinstance(found, NoNodeError):
                 answers.append(Answer(name, watch))
-            elif isinstance(error, NoAuthError):
-                answers.append(self._unreadable(name, watch, error))
+            elif isinstance(found, NoAuthError):
+                answers.append(self._unreadable(name, watch, found))
             else:
-                raise error
+                raise found
         keys = [self._place.key(name) for name, _, _, _ in fresh]
         values = decode(
             [(key, payload) for key, (_, _, _, payload) in zip(keys, fresh, strict=True)]
@@ -255,3 +306,8 @@ class Fetcher:
         reason = DecodingError(f"key {self._place.key(name)!r}: this client may not read its znode")
         reason.__cause__ = error
         return Answer(name, watch, stat, 0, Undecodable(reason))
+
+
+def _require_answers(last: Round | None) -> None:
+    if last is not None and last.answers is None:
+        raise ConnectionLoss("the connection to ZooKeeper was lost again and again")

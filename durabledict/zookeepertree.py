@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from kazoo.protocol.states import EventType, WatchedEvent, ZnodeStat
 
 from .errors import MISSING
 
-__all__ = ["Answer", "Held", "Listing", "Plan", "Ticket", "Tree", "Watch"]
+__all__ = ["Answer", "Asking", "Held", "Listing", "Moment", "Plan", "Ticket", "Tree", "Watch"]
 
 
 class Watch:
@@ -68,6 +68,45 @@ class Listing(NamedTuple):
     watch: Watch
     names: frozenset[str]
     changed: int
+
+
+class Asking(NamedTuple):
+    """A znode that is to be read."""
+
+    name: str
+    watch: Watch
+    is_new: bool  # the watch is not armed yet
+
+
+class Moment:
+    """What was marked at the moment of an answer: at its place among the events.
+
+    :param reached: an event that is set then
+    :param names: of all that was asked for
+    :param earlier: the watches of what was read before that answer, and not by it
+    :param lists: whether the list of children was among that
+
+    """
+
+    __slots__ = ("_earlier", "_lists", "_names", "_tree", "is_unmarked", "reached", "writes")
+
+    def __init__(
+        self, tree: Tree, reached: Any, names: Set[str], earlier: Collection[Watch], lists: bool
+    ) -> None:
+        self._tree = tree
+        self.reached = reached
+        self._names = names
+        self._earlier = earlier
+        self._lists = lists
+        #: Whether nothing was marked then but what that answer shows.
+        self.is_unmarked = False
+        #: How many own writes were taken up to then.
+        self.writes = -1
+
+    def take(self) -> None:
+        """Note it; this is the moment."""
+        self.is_unmarked, self.writes = self._tree.look(self._names, self._earlier, self._lists)
+        self.reached.set()
 
 
 @dataclass(slots=True)
@@ -130,6 +169,8 @@ class Tree:
         self._newest = 0
         # The number up to which news were dropped.
         self._forgotten = 0
+        # How many own writes were taken.
+        self._writes = 0
         #: Whether a sync is under way, which needs all news since the copy that it began with.
         self.is_syncing = False
 
@@ -137,16 +178,25 @@ class Tree:
         """Return a watch to be armed; it counts from when its answer is handed in."""
         return Watch(self._reference, name)
 
-    def watch_to_read(self, name: str | None = None) -> Watch:
-        """Return the watch that is armed, or else a new one.
+    def watches_to_read(self, names: Iterable[str]) -> list[Asking]:
+        """Return the watches that are armed, or else new ones to be armed.
 
         The client keeps each one that it was given until its event: a reload of what is not marked
         is not to bring another.
 
         """
         with self.lock:
-            armed = self._child_watch if name is None else self._armed.get(name)
-        return Watch(self._reference, name) if armed is None or armed.fired else armed
+            return [self._watch_to_read(name, self._armed.get(name)) for name in names]
+
+    def child_watch_to_read(self) -> Watch:
+        """Return the same for the list of children."""
+        with self.lock:
+            return self._watch_to_read(None, self._child_watch).watch
+
+    def _watch_to_read(self, name: str | None, armed: Watch | None) -> Asking:
+        if armed is None or armed.fired:
+            return Asking(name or "", Watch(self._reference, name), True)
+        return Asking(name or "", armed, False)
 
     def armed(self) -> list[Watch]:
         """Return the watches that are armed, or are being armed."""
@@ -289,33 +339,97 @@ class Tree:
             return (stat.czxid, stat.mzxid, digest) != held[:3]
         return bool(stat.mzxid > held.modified)
 
+    def look(self, names: Set[str], earlier: Iterable[Watch], lists: bool) -> tuple[bool, int]:
+        """Tell whether nothing is marked but what an answer shows that is given at this moment.
+
+        :param names: of all that was asked for
+        :param earlier: the watches of what was read before that answer, and not by it
+        :param lists: whether the list of children was among that
+        :return: also how many own writes were taken up to now
+
+        """
+        with self.lock:
+            unmarked = (
+                self._dirty <= names
+                and (lists or not self._children_dirty)
+                and not any(watch.fired for watch in earlier)
+            )
+            return unmarked, self._writes
+
     def accept(
         self,
         plan: Plan,
         answers: Iterable[Answer],
         listing: Listing | None,
+        moment: Moment,
         replaced: list[object],
         reload: bool = False,
-    ) -> bool:
-        """Take the answers to a plan; return False if the connection was lost meanwhile.
+    ) -> bool | None:
+        """Take the answers to a plan; return None if the connection was lost meanwhile.
 
+        :param moment: when the last of them was given
         :param replaced: gets what was replaced, to be kept until no lock is held
         :param reload: the values go to the dict by another way, and are no news
+        :return: whether all that is held now was there at that moment (rule 4.1)
 
         """
         with self.lock:
             if plan.epoch != self._epoch:
-                return False
+                return None
             if reload:
                 # What is loaded is no news: no copy of before has it, nor may an own write be
                 # applied to one (rule 0.3).
                 self._raise_number()
                 self._forgotten = self.number
-            for answer in answers:
-                self._accept(answer, replaced, reload)
+            doubtful = [
+                answer.name for answer in answers if not self._settle(answer, replaced, reload)
+            ]
             if listing is not None:
                 self._accept_listing(listing, replaced)
             self.lock.notify_all()
+            return (
+                moment.is_unmarked
+                and moment.writes == self._writes
+                and self.held.keys().isdisjoint(doubtful)
+            )
+
+    def _settle(self, answer: Answer, replaced: list[object], reload: bool) -> bool:
+        """Take one answer; return False where the znode has to be asked for again."""
+        name, stat = answer.name, answer.stat
+        if stat is None:
+            # That it is gone is for the list of children to say, which knows when (`pzxid`).
+            if name in self.held:
+                self._dirty.add(name)
+                self._children_dirty = True
+                return False
+            self._dirty.discard(name)
+            return True
+        is_news = self.is_news(name, stat, answer.digest)
+        if stat.mzxid <= self._removed.get(name, 0) or (answer.value is MISSING and is_news):
+            # Asked before an own removal that is done, or no longer the version it was compared
+            # with: it is asked for again.
+            self._dirty.add(name)
+            return False
+        if answer.watch.fired:
+            self._dirty.add(name)
+            self.number += 1
+        else:
+            self._armed[name] = answer.watch
+            self._dirty.discard(name)
+            self._unarmed.discard(name)
+        held = self.held.get(name)
+        if held is not None and not is_news:
+            if int(held.modified) > stat.mzxid:
+                return True
+            self.held[name] = held._replace(epoch=self._epoch)
+            if not reload:
+                return True
+        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest, self._epoch)
+        self._newest = max(self._newest, stat.czxid)
+        if reload:
+            replaced.append(self._news.pop(name, None))
+        else:
+            self._put_news(name, answer.value, replaced)
         return True
 
     def _accept(self, answer: Answer, replaced: list[object], reload: bool = False) -> bool:
@@ -386,26 +500,6 @@ class Tree:
         replaced.append(self._news.pop(name, None))
         self.number += 1  # who waits is told at the end: there may be hundreds
         self._news[name] = (self.number, value)
-
-    def is_one_state(
-        self, first: Mapping[str, int | None], second: Mapping[str, int | None], listed: bool
-    ) -> bool:
-        """Whether all that is held was there at the moment between two looks (rule 4.1).
-
-        What is not marked is there still. What is, was there if both looks have found it so.
-
-        :param first: name -> mzxid, None where nothing was
-        :param second: the same of the second look
-        :param listed: whether the list of children was the same at both
-
-        """
-        with self.lock:
-            for name in self._dirty:
-                held = self.held.get(name)
-                modified = None if held is None else held.modified
-                if name not in first or not first[name] == second[name] == modified:
-                    return False
-            return listed or not self._children_dirty
 
     def reloaded(
         self, plan: Plan, answers: Iterable[Answer], for_copy: bool
@@ -504,6 +598,7 @@ class Tree:
         replaced: list[object] = []
         own = {answer.name for answer in written}.union(removed)
         with self.lock:
+            self._writes += 1
             known = (
                 ticket.epoch == self._epoch
                 and ticket.applied >= self._forgotten

@@ -325,6 +325,7 @@ def requests_are_under_way(port: int, path: str) -> None:
     for part, name, action in (
         (d._client, "wait", d.sync),
         (d._client, "barrier", d.sync),
+        (d._client, "wait_for_events", d.sync),
         (d._tree, "accept", d.sync),
         (d._tree, "news", d.sync),
         (d._client, "wait", lambda: d.update(k=1)),

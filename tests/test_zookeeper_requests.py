@@ -49,6 +49,14 @@ class Asked:
         assert Counter(request.operation for request in log) == expected
 
 
+def reading(number: int) -> dict[str, int]:
+    """The requests that read so many znodes, and arm watches that are not armed."""
+    hundreds, rest = divmod(number, 100)
+    hundreds += rest > 1
+    together = {"setWatches": hundreds, "multiRead": hundreds} if hundreds else {}
+    return {**together, "getData": 1} if rest == 1 else together
+
+
 @pytest.fixture
 def asked(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Asked]:
     with Store(zookeeper_server, zookeeper_path) as store:
@@ -170,7 +178,7 @@ def test_a_changed_value_is_one_request_whatever_the_size(
         assert Request("getData", asked.store.path_of("7"), watch=True) in log
     asked.store.put(**{"3": "three", "4": "four", "5": "five"})
     asked.store.tell(d)
-    with asked.exactly(getData=3, **syncs):
+    with asked.exactly(**reading(3), **syncs):
         if way == "sync":
             assert d.sync() is True
         assert d["3"] == "three"
@@ -238,17 +246,21 @@ def test_a_sync_beside_own_writes_of_another_thread_loads_nothing_anew(asked: As
     asked.store.check(d, "0", "1", "2")
 
 
-def test_many_changes_are_asked_for_at_once(asked: Asked) -> None:
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_many_changes_are_asked_for_at_once(asked: Asked, one_by_one: bool) -> None:
     """Nobody waits for one answer before the next question."""
-    asked.fill(50)
+    asked.fill(250)
     d = asked.open()
-    asked.store.put(**{str(number): -number for number in range(50)})
+    if one_by_one:
+        d._client.read_one_by_one()
+    asked.store.put(**{str(number): -number for number in range(250)})
     asked.store.tell(d)
-    held = asked.proxy.hold(b"<getData")
-    seen = asked.proxy.watch(b"<getData")
+    operation, number = (b"<getData", 250) if one_by_one else (b"<multiRead", 3)
+    held = asked.proxy.hold(operation)
+    seen = asked.proxy.watch(operation)
     result = started_in_thread(lambda: d["7"])
     held.wait()
-    wait_until(lambda: seen.hits == 50, "all are asked for")
+    wait_until(lambda: seen.hits == number, "all are asked for")
     held.release()
     assert result() == -7
 
@@ -271,15 +283,27 @@ def test_so_is_the_list_along_with_them(asked: Asked, first: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_first_load_is_one_request_a_key(asked: Asked, size: int) -> None:
+def test_a_first_load_is_two_requests_for_each_hundred_keys(asked: Asked, size: int) -> None:
     asked.fill(size)
-    with asked.exactly(sync=1, getChildren2=1, getData=size) as log:
+    with asked.exactly(sync=1, getChildren2=1, **reading(size)) as log:
         d = asked.open()
-    assert all(request.watch for request in log if request.operation != "sync")
+    assert Request("getChildren2", asked.store.path, watch=True) in log
     with asked.exactly():
         assert len(d) == size
-    with asked.exactly(sync=1, getChildren2=1, getData=size):
+    # All watches are armed.
+    with asked.exactly(sync=1, getChildren2=1, multiRead=reading(size)["multiRead"]):
         d.sync(force=True)
+
+
+def test_with_servers_that_read_one_znode_it_is_one_request_a_key(asked: Asked) -> None:
+    asked.fill(10)
+    other: Dict = asked.store.open(asked.cut.client, autosync=False)
+    other._client.read_one_by_one()
+    with asked.exactly(sync=1, getChildren2=1, getData=10) as log:
+        asked.open()
+    assert all(request.watch for request in log if request.operation != "sync")
+    with asked.exactly(sync=1, getChildren2=1, getData=10):
+        other.sync(force=True)
 
 
 def test_opening_makes_nothing(asked: Asked) -> None:
@@ -309,7 +333,7 @@ def test_after_a_loss_all_is_asked_for_and_nothing_is_decoded(asked: Asked, size
     for _ in range(2):
         with asked.cut.away():
             pass
-        with asked.exactly(getChildren2=1, getData=size):
+        with asked.exactly(getChildren2=1, **reading(size)):
             assert d["7"] == 7
         with asked.exactly():
             assert d["8"] == 8
@@ -418,7 +442,7 @@ def test_replace_all_is_a_sync_and_a_transaction_of_the_difference(asked: Asked,
     other.update({str(number): "theirs" for number in range(3)})
     asked.store.tell(d)
     # What the others wrote is asked for, and put back.
-    with asked.exactly(sync=1, multi=1, getData=3 + 3):
+    with asked.exactly(sync=1, multi=1, getData=3, **reading(3)):
         d.replace_all(wanted)
     # Once, what removals write along with them is read.
     with asked.exactly(sync=1, getData=1, multi=1):

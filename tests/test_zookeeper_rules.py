@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
+from kazoo.protocol.serialization import Exists, GetData
 from kazoo.protocol.states import Callback, KazooState
 
 from durabledict import MISSING, ConflictError, ZookeeperDict
@@ -25,6 +26,7 @@ from durabledict.reading import Syncing
 from durabledict.testing.tools import in_thread
 from durabledict.zookeeperfetch import ROUNDS
 from durabledict.zookeepernames import Place
+from durabledict.zookeeperrequests import MultiRead, SetWatches
 
 from .servers import HOST, PATIENCE, wait_until
 from .test_sqlite_faults import Other
@@ -173,6 +175,36 @@ def hook(
         delattr(owner, name)
 
 
+@contextmanager
+def hook_request(
+    client: KazooClient,
+    *kinds: type,
+    before: Callable[[], object] = lambda: None,
+    times: int = 10**9,
+    first: int = 1,
+) -> Iterator[list[Any]]:
+    """Act before a client sends a request of these kinds; what is sent by that does not count.
+
+    :return: a list that grows by each of these requests
+
+    """
+    original = client._call
+    requests: list[Any] = []
+
+    def call(request: object, result: object) -> bool | None:
+        if isinstance(request, kinds):
+            requests.append(request)
+            if first <= len(requests) < first + times:
+                before()
+        return original(request, result)
+
+    vars(client)["_call"] = call
+    try:
+        yield requests
+    finally:
+        del vars(client)["_call"]
+
+
 def started_in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
     """Run a function in another thread; return one that waits for what it returns or raises."""
     outcome: queue.Queue[tuple[bool, Any]] = queue.Queue()
@@ -259,27 +291,34 @@ def reads(d: Dict) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.parametrize("name", ["read", "sync", "by force"])
+@pytest.mark.parametrize("one_by_one", [True, False], ids=["one by one", "in two halves"])
 def test_a_batch_that_is_torn_across_a_transaction_is_asked_for_again(
-    store: Store, name: str
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, one_by_one: bool
 ) -> None:
     """It lands between two requests of one batch: the first answer is older than the second."""
-    store.put(a=1, b=1)
+    store.put(a=1, b=1, c=1, d=1)
     d = store.open()
-    store.put(a=2, b=2)
+    if one_by_one:
+        d._client.read_one_by_one()
+    else:
+        monkeypatch.setattr("durabledict.zookeeperfetch.READ_AT_ONCE", 2)
+    store.put(a=2, b=2, c=2, d=2)
     store.tell(d)
 
     def land() -> None:
         d.connection.exists("/")  # what was sent before is answered
-        store.put(a=3, b=3)
+        store.put(a=3, b=3, c=3, d=3)
 
-    with hook(d.connection, "get_async", before=land, times=1, first=2) as calls:
+    kinds = (GetData, MultiRead)
+    with hook_request(d.connection, *kinds, before=land, times=1, first=2) as requests:
         reads(d)[name]()
-    assert dict(zip(*d._lists(), strict=True)) == {"a": 3, "b": 3}
-    assert len(calls) >= 3
-    store.check(d, "a", "b")
+    assert dict(zip(*d._lists(), strict=True)) == dict.fromkeys("abcd", 3)
+    assert len(requests) >= 3
+    store.check(d, *"abcd")
 
 
-def test_so_is_that_of_the_first_load(store: Store) -> None:
+def test_so_is_that_of_the_first_load(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durabledict.zookeeperfetch.READ_AT_ONCE", 1)
     store.put(a=1, b=1)
     client = store.client()
 
@@ -287,7 +326,7 @@ def test_so_is_that_of_the_first_load(store: Store) -> None:
         client.exists("/")
         store.put(a=2, b=2)
 
-    with hook(client, "get_async", before=land, times=1, first=2):
+    with hook_request(client, GetData, before=land, times=1, first=2):
         d = store.open(client)
     assert dict(zip(*d._lists(), strict=True)) == {"a": 2, "b": 2}
     store.check(d, "a", "b")
@@ -308,33 +347,56 @@ def test_a_batch_in_which_a_key_comes_and_another_goes_is_one_state(store: Store
 
     seen: list[dict[Any, Any]] = []
     d.on_change(lambda key, old, new: seen.append(dict(zip(*d._lists(), strict=True))))
-    with hook(d.connection, "get_async", before=land, times=1):
+    with hook_request(d.connection, SetWatches, GetData, before=land, times=1):
         assert d.copy() == {"a": 2, "b": 3, "d": 1}
     assert seen == [{"a": 2, "b": 3, "d": 1}] * 3
     store.check(d, "a", "b", "c", "d")
 
 
-def test_while_others_write_all_the_time_two_looks_tell_that_it_is_one_state(store: Store) -> None:
-    """Rule 4.1: by the time that the answers are here, something is marked again, always."""
-    store.put(a=0, b=0)
+def test_while_others_write_all_the_time_what_is_read_at_one_moment_is_one_state(
+    store: Store,
+) -> None:
+    """Rule 4.1: by the time that the answer is here, something is marked again, always."""
+    store.put(a=0, b=0, c=0)
+    d = store.open()
+    numbers = itertools.count(1)
+    store.put(a=-1, b=-1)
+    store.tell(d)
+
+    def land() -> None:
+        number = next(numbers)
+        store.put(a=number, b=number)
+        store.tell(d)
+
+    with hook(d._client, "wait_for_events", before=land) as rounds:
+        assert d["a"] == -1
+    # What was marked by the moment of the answer, the answer shows.
+    assert len(rounds) == 1
+    assert dict(zip(*d._lists(), strict=True)) == {"a": -1, "b": -1, "c": 0}
+    assert not d._is_told()
+    assert d.copy() == {"a": 1, "b": 1, "c": 0}
+    store.check(d, "a", "b")
+
+
+def test_what_others_write_again_and_again_is_asked_for_together(store: Store) -> None:
+    """Rule 4.1: what has changed during the sync is asked for with what changes next."""
+    store.put(a=0, b=0, c=0)
     d = store.open()
     numbers = itertools.count(1)
     store.put(a=-1)
     store.tell(d)
 
     def land() -> None:
+        # Each time it is another, that the request on its way does not ask for.
         number = next(numbers)
-        store.put(a=number, b=number)
-        d.connection.sync(store.path)  # the event is here before the barrier is
+        store.put(**{"abc"[number % 3]: number})
+        store.tell(d)
 
-    with hook(d._client, "barrier", before=land) as barriers:
-        read = d["a"]
-    # In the second round all is asked for that was marked in the first, and looked at again.
-    assert len(barriers) == 2
-    assert read == 1
-    assert not d._is_told()
-    assert d.copy() == {"a": 2, "b": 2}
-    store.check(d, "a", "b")
+    with hook_request(d.connection, SetWatches, GetData, before=land) as rounds:
+        state = d.copy()
+    assert len(rounds) <= 4
+    assert state == store.truth()
+    store.check(d, "a", "b", "c")
 
 
 def test_a_first_load_that_others_tear_each_time_ends(store: Store) -> None:
@@ -349,7 +411,7 @@ def test_a_first_load_that_others_tear_each_time_ends(store: Store) -> None:
 
     original = client.handler.dispatch_callback
     try:
-        # The barrier is one, and the only one that the library makes itself.
+        # Of the question to the leader.
         def dispatch(callback: Callback) -> None:
             if threading.current_thread() is threading.main_thread():
                 land()
@@ -400,7 +462,7 @@ def test_a_key_made_again_after_the_list_was_made_stays(store: Store) -> None:
         d.connection.exists("/")  # the list is answered
         store.put(k=2)
 
-    with hook(d.connection, "get_async", before=land, times=1):
+    with hook_request(d.connection, GetData, before=land, times=1):
         assert d["k"] == 2
     assert changes == [("k", 1, 2)]
     store.check(d, "k")
@@ -425,7 +487,7 @@ def test_so_it_does_in_the_last_round(store: Store) -> None:
         store.tell(d)  # so that it is asked for along with the list
 
     with (
-        hook(d.connection, "get_async", before=make),
+        hook_request(d.connection, GetData, before=make),
         hook(d._tree, "accept", after=remove) as rounds,
     ):
         assert d["k"] == ROUNDS
@@ -441,7 +503,7 @@ def test_a_key_removed_after_the_list_was_made_is_gone(store: Store) -> None:
     store.put(k=1)
     store.tell(d)
     # The list has it, so it is asked for.
-    with hook(d.connection, "get_async", before=lambda: store.remove("k"), times=1):
+    with hook_request(d.connection, GetData, before=lambda: store.remove("k"), times=1):
         assert d.copy() == {"a": 1}
     store.check(d, "a", "k")
 
@@ -460,7 +522,7 @@ def test_a_place_that_is_made_and_removed_by_others(store: Store) -> None:
 
 def test_a_place_that_is_made_between_two_requests(store: Store) -> None:
     client = store.client()
-    with hook(client, "exists_async", before=lambda: store.put(a=1), times=1):
+    with hook_request(client, Exists, before=lambda: store.put(a=1), times=1):
         d = store.open(client)
         assert d == {"a": 1}
     store.check(d, "a")
@@ -561,20 +623,10 @@ def test_a_loss_during_the_first_load(store: Store, cut: Cut) -> None:
         with cut.away():
             store.put(a=2, c=2)
 
-    original = KazooClient.get_async
-    calls: list[str] = []
-
-    def lost_after(self: KazooClient, path: str, watch: Any = None) -> Any:
-        result = original(self, path, watch)
-        calls.append(path)
-        if len(calls) == 2:
-            result.wait(PATIENCE)
-            lose()
-        return result
-
-    vars(cut.client)["get_async"] = lost_after.__get__(cut.client)
-    d = store.open(cut.client)
-    del vars(cut.client)["get_async"]
+    # The watches are armed, and the answer is not there yet.
+    with hook_request(cut.client, MultiRead, before=lose, times=1) as requests:
+        d = store.open(cut.client)
+    assert len(requests) == 2
     assert d.copy() == store.truth() == {"a": 2, "b": 1, "c": 2}
     store.check(d, "a", "b", "c")
 
@@ -757,9 +809,9 @@ def test_another_writes_between_an_own_write_and_the_watch_that_goes_with_it(
         d.connection.exists("/")
         store.put(k="theirs")
 
-    with hook(d.connection, "get_async", before=land, times=1) as calls:
+    with hook_request(d.connection, GetData, before=land, times=1) as requests:
         d["k"] = "own"
-    assert calls
+    assert requests
     assert d["k"] == "theirs"
     store.check(d, "k")
 
@@ -1260,7 +1312,7 @@ def test_two_values_of_which_each_fits_are_two_requests(store: Store) -> None:
 
 STEPS: dict[str, Callable[[Dict], tuple[Any, str]]] = {
     "before the plan": lambda d: (d._tree, "plan"),
-    "before the barrier": lambda d: (d._client, "barrier"),
+    "before the events are heard": lambda d: (d._client, "wait_for_events"),
     "before the answers are taken": lambda d: (d._tree, "accept"),
     "before the news are taken": lambda d: (d._tree, "news"),
 }

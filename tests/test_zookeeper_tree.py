@@ -22,7 +22,7 @@ from kazoo.protocol.states import EventType, KeeperState, WatchedEvent, ZnodeSta
 
 from durabledict.errors import MISSING
 from durabledict.zookeeperfetch import ROUNDS
-from durabledict.zookeepertree import Answer, Listing, Plan, Ticket, Tree, Watch
+from durabledict.zookeepertree import Answer, Listing, Moment, Plan, Ticket, Tree, Watch
 
 from .servers import PATIENCE
 
@@ -61,7 +61,7 @@ class Known:
         plan = self.plan(everything=True)
         answers = [self.answer("a", 1), self.answer("b", 2)]
         listing = Listing(self.children, frozenset("ab"), 2)
-        assert self.tree.accept(plan, answers, listing, self.replaced, reload=True)
+        assert self.accept(plan, answers, listing, reload=True)
         self.stamp = self.tree.number
         assert self.tree.reloaded(plan, answers, for_copy=True) == (
             self.stamp,
@@ -92,10 +92,25 @@ class Known:
         self.watches[name] = self.tree.watch(name)
         return self.watches[name]
 
+    def moment(self, *names: str, earlier: Iterable[Watch] = (), lists: bool = True) -> Moment:
+        """This moment, at which an answer shows these names."""
+        moment = Moment(self.tree, threading.Event(), frozenset(names), [*earlier], lists)
+        moment.take()
+        return moment
+
     def accept(
-        self, plan: Plan, answers: Iterable[Answer] = (), listing: Listing | None = None
-    ) -> bool:
-        return self.tree.accept(plan, answers, listing, self.replaced)
+        self,
+        plan: Plan,
+        answers: Iterable[Answer] = (),
+        listing: Listing | None = None,
+        *,
+        moment: Moment | None = None,
+        reload: bool = False,
+    ) -> bool | None:
+        answers = list(answers)
+        names = {*plan.names, *(answer.name for answer in answers)}
+        moment = moment or self.moment(*names, lists=listing is not None)
+        return self.tree.accept(plan, answers, listing, moment, self.replaced, reload=reload)
 
     def news(self) -> dict[str, Any]:
         """What is newer than what was there at first."""
@@ -251,7 +266,7 @@ def test_nor_does_that_of_a_reload(known: Known) -> None:
     plan = known.plan(everything=True)
     old = [known.answer("a", 1), known.answer("b", 2)]
     known.wrote(known.ticket(), known.answer("a", 5, created=1))
-    known.tree.accept(plan, old, None, known.replaced, reload=True)
+    known.accept(plan, old, reload=True)
     assert known.tree.held["a"].modified == 5
     assert known.tree.reloaded(plan, old, for_copy=True)[1] == {"a": "a5", "b": "b2"}
 
@@ -413,7 +428,7 @@ def test_answers_from_before_a_loss_are_thrown_away(known: Known) -> None:
     plan = known.plan()
     known.again("a")
     known.tree.lose()
-    assert not known.accept(plan, [known.answer("a", 3, created=1)])
+    assert known.accept(plan, [known.answer("a", 3, created=1)]) is None
     assert known.news() == {}
     assert known.dirty() == ({"a", "b"}, True)
 
@@ -446,7 +461,7 @@ def test_only_in_a_session_of_its_own_do_versions_count(known: Known) -> None:
     assert known.tree.is_news("a", stat(1, 1), 0)
     answers = [Answer("a", known.again("a"), stat(1, 1), 0, "other")]
     listing = Listing(known.tree.watch(), frozenset("a"), 1)
-    assert known.tree.accept(plan, answers, listing, known.replaced, reload=True)
+    assert known.accept(plan, answers, listing, reload=True)
     assert known.tree.reloaded(plan, answers, for_copy=True)[1] == {"a": "other"}
     assert set(known.tree.held) == {"a"}
     assert known.tree.remembers(known.tree.number)
@@ -625,7 +640,7 @@ def test_an_own_write_during_a_reload_is_no_commit(known: Known, before: bool) -
     plan = known.plan(everything=True)
     answers = [known.answer_of_new("a", 5), known.answer_of_new("b", 3)]
     listing = Listing(known.tree.watch(), frozenset("ab"), 2)
-    assert known.tree.accept(plan, answers, listing, known.replaced, reload=True)
+    assert known.accept(plan, answers, listing, reload=True)
     ticket = known.tree.begin(applied)
     assert known.wrote(ticket, known.answer("b", 6, created=2)) == (None, None)
 
@@ -709,11 +724,31 @@ class Result:
         self.value, self.exception, self._is_ready = value, error, True
 
 
+class Single:
+    """The result of a request for one znode."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+        self.ready = result.ready
+
+    @property
+    def exception(self) -> Exception | None:
+        answers = self._result.value or [None]
+        refused = answers[0] if isinstance(answers[0], Exception) else None
+        return self._result.exception or refused
+
+    @property
+    def value(self) -> Any:
+        return self._result.value[0]
+
+
 class Request(NamedTuple):
     result: Result
     operations: tuple[tuple[str, str], ...]  # of a transaction, ("set", "a") say; or
-    name: str | None = None  # of a znode to get, or None: of the list of children
-    watch: Watch | None = None
+    names: tuple[str | None, ...] = ()  # of znodes to get at one moment; None: the list of children
+    watches: tuple[Watch, ...] = ()  # to be armed on them
+    reads: bool = True  # False: nothing but that
+    on_answer: Callable[[], object] = lambda: None
 
 
 class Store:
@@ -768,29 +803,31 @@ class Store:
 
     def serve(self) -> None:
         request = self.requests.popleft()
-        answer: Any
         if request.operations:
-            answer = self.transact(request.operations)
-        elif request.name is None:
-            answer = frozenset(self.nodes), stat(1, 1, self.changed)
-        else:
-            node = self.nodes.get(request.name)
-            answer = NoNodeError() if node is None else (node.value, stat(*node[:2]))
-        if request.watch is not None and not isinstance(answer, Exception):
-            self.watched.add(request.name)
-        self.messages.append((request, request.name, answer))
+            self.messages.append((request, None, self.transact(request.operations)))
+            return
+        answers = [self.answer(name) for name in request.names]
+        for name, _, answer in zip(request.names, request.watches, answers, strict=False):
+            if not isinstance(answer, Exception):
+                self.watched.add(name)
+            elif not request.reads:
+                self.messages.append((None, name, 0))
+        self.messages.append((request, None, answers))
+
+    def answer(self, name: str | None) -> Any:
+        if name is None:
+            return frozenset(self.nodes), stat(1, 1, self.changed)
+        node = self.nodes.get(name)
+        return NoNodeError() if node is None else (node.value, stat(*node[:2]))
 
     # As its client.
 
-    def ask(
-        self,
-        name: str | None = None,
-        watch: Watch | None = None,
-        operations: Iterable[tuple[str, str]] = (),
-    ) -> Result:
-        request = Request(Result(), tuple(operations), name, watch)
+    def ask(self, *names: str | None, **options: Any) -> Result:
+        request = Request(Result(), options.pop("operations", ()), names, **options)
         if self.connected:
             self.requests.append(request)
+            if not request.reads:
+                self.register(request.names, request.watches)
         else:
             request.result.answer(error=ConnectionLoss())
         return request.result
@@ -801,12 +838,20 @@ class Store:
             watches = self.watchers.pop(name, [])
             self.calls.extend(partial(self.hear, watch, answer) for watch in watches)
             self.calls.append(partial(self.heard_by_all, answer, self.restored))
-        elif isinstance(answer, Exception):
+            return
+        self.calls.append(request.on_answer)
+        if isinstance(answer, Exception):
             request.result.answer(error=answer)
-        else:
-            if request.watch is not None:
-                self.watchers.setdefault(name, []).append(request.watch)
+        elif isinstance(answer, int):
             request.result.answer(answer)
+        else:
+            if request.reads and not isinstance(answer[0], Exception):
+                self.register(request.names, request.watches)
+            request.result.answer(answer)
+
+    def register(self, names: Iterable[str | None], watches: Iterable[Watch]) -> None:
+        for name, watch in zip(names, watches, strict=False):
+            self.watchers.setdefault(name, []).append(watch)
 
     def hear(self, watch: Watch, zxid: int) -> None:
         number = self.number()
@@ -964,12 +1009,17 @@ class Copy:
             yield under_way
             self.tree.arm()
         self.complete = -1
+        hot: set[str] = set()
         for _ in range(ROUNDS):
-            plan = self.tree.plan()
+            plan = self.tree.plan(hot=hot)
             if plan is None:
                 self.complete = self.commits
                 return
+            hot.update(plan.names)
             yield from self.round(plan)
+            if self.is_one_state:
+                self.complete = self.commits
+                return
 
     def reload(self) -> Steps:
         self.reloads += 1
@@ -987,6 +1037,9 @@ class Copy:
             is_whole = self.answers is not None
             answers += self.answers or []
             last, plan = plan, self.tree.plan()
+            if self.is_one_state:
+                self.complete = self.commits
+                break
         if not is_whole:
             raise ConnectionLoss
         assert last is not None
@@ -995,35 +1048,68 @@ class Copy:
     def round(self, plan: Plan, reload: bool = False) -> Steps:
         listing: Listing | None = None
         names = sorted(plan.names)  # a failure is to be the same in the next run
-        children = Result()
         watch = self.tree.watch()
+        self.moment = self.moment_of(names, lists=plan.children)
+        asked: list[tuple[str, Watch, Result, int]] = []
+        self.is_one_state = False
         if plan.children:
-            children = self.store.ask(watch=watch)
-        asked = self.get(names)
-        yield [*([children] if plan.children else []), *(result for _, _, result in asked)]
-        if plan.children:
+            on_answer = self.moment.take if not names else lambda: None
+            children = self.store.ask(None, watches=(watch,), on_answer=on_answer)
+            asked += self.get(names, names, [watch], lists=True)
+            yield [children, *(result for _, _, result, _ in asked)]
             if children.exception is not None:
                 raise children.exception
-            listed, listed_stat = children.value
+            [(listed, listed_stat)] = children.value
             listing = Listing(watch, listed, listed_stat.pzxid)
             new = sorted(listed - self.tree.held.keys() - set(names))
-            asked += self.get(new)
-            yield [result for _, _, result in asked]
+            earlier = [watch, *(watch for _, watch, _, _ in asked)]
+            asked += self.get(new, [*names, *new], earlier, lists=True)
+        else:
+            asked += self.get(names, names, [], lists=False)
+        yield [result for _, _, result, _ in asked]
         answers = [self.decoded(*each, everything=reload) for each in asked]
         yield [self.store.barrier()]
-        accepted = self.tree.accept(plan, answers, listing, [], reload=reload)
-        self.answers = answers if accepted else None
+        one_state = self.tree.accept(plan, answers, listing, self.moment, [], reload=reload)
+        self.is_one_state = bool(one_state)
+        self.answers = answers if one_state is not None else None
 
-    def get(self, names: Iterable[str]) -> list[tuple[str, Watch, Result]]:
-        watches = [(name, self.tree.watch(name)) for name in names]
-        return [(name, watch, self.store.ask(name, watch)) for name, watch in watches]
+    def moment_of(
+        self, names: Iterable[str], earlier: Iterable[Watch] = (), lists: bool = False
+    ) -> Moment:
+        return Moment(self.tree, threading.Event(), frozenset(names), [*earlier], lists)
 
-    def decoded(self, name: str, watch: Watch, result: Result, everything: bool) -> Answer:
-        if isinstance(result.exception, NoNodeError):
-            return Answer(name, watch)
+    def get(
+        self, names: list[str], together: list[str], earlier: list[Watch], lists: bool
+    ) -> list[tuple[str, Watch, Result, int]]:
+        """Ask for these, one by one or several at one moment."""
+        if not names:
+            return []
+        most = self.store.chance.choice([1, 2, 4])
+        parts = [names[begin : begin + most] for begin in range(0, len(names), most)]
+        watches = {name: self.tree.watch(name) for name in names}
+        behind = [watches[name] for part in parts[:-1] for name in part]
+        self.moment = self.moment_of(together, [*earlier, *behind], lists)
+        asked: list[tuple[str, Watch, Result, int]] = []
+        for part in parts:
+            arming = tuple(watches[name] for name in part)
+            on_answer = self.moment.take if part is parts[-1] else lambda: None
+            if len(part) > 1:
+                self.store.ask(*part, watches=arming, reads=False)
+                result = self.store.ask(*part, on_answer=on_answer)
+            else:
+                result = self.store.ask(*part, watches=arming, on_answer=on_answer)
+            asked += [(name, watches[name], result, place) for place, name in enumerate(part)]
+        return asked
+
+    def decoded(
+        self, name: str, watch: Watch, result: Result, place: int, everything: bool
+    ) -> Answer:
         if result.exception is not None:
             raise result.exception
-        value, found = result.value
+        answer = result.value[place]
+        if isinstance(answer, NoNodeError):
+            return Answer(name, watch)
+        value, found = answer
         digest = hash(value)
         if everything or self.tree.is_news(name, found, digest):
             self.fetched += 1
@@ -1044,13 +1130,13 @@ class Copy:
             ]
             if not operations:
                 return
-            ticket = tree.begin(self.last_synced)
-            stored = self.store.ask(operations=operations)
+            ticket, restored = tree.begin(self.last_synced), self.store.restored
+            stored = self.store.ask(operations=tuple(operations))
             arming: dict[str, tuple[Watch, Any]] = {}
             for kind, name in operations if tree.is_asked_for else []:
                 if kind != "delete":
                     watch = tree.watch(name)
-                    arming[name] = watch, self.store.ask(name, watch)
+                    arming[name] = watch, Single(self.store.ask(name, watches=(watch,)))
             yield [stored]
             if stored.exception is None:
                 yield [self.store.barrier()]
@@ -1064,7 +1150,6 @@ class Copy:
             if not wanted[name]:
                 tree.doubt([name] if name in tree.held else [])
         zxid, written, removed = stored.value, {}, []
-        restored = self.store.restored
         for kind, name in operations:
             if kind == "delete":
                 removed.append(name)
