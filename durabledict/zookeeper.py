@@ -58,6 +58,9 @@ __all__ = ["ZookeeperDict"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+#: How often the leader is asked, where the connection is lost meanwhile.
+ATTEMPTS = 5
+
 #: Errors of a server that has said no: nothing was done, and nothing may still arrive.
 REFUSALS = (
     NotConnectedError,
@@ -95,8 +98,9 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     ====================  =========================================================================
 
     A write costs one round trip; `update`, `clear` and `replace_all` are transactions, as few as
-    the size of a request allows. A write of another client costs one request for each key that
-    changed, and one for the list of keys when some came or went, whatever the number of keys.
+    the size of a request allows. What other clients wrote costs one request for one key, two for
+    each hundred of more, and one for the list of keys when some came or went, whatever the number
+    of keys.
 
     :param keyspace: the path of the znode whose children are the entries, as 0.9 had them. It is
         made by the first write
@@ -155,7 +159,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         self._has_asked = False
         self._tree = Tree(self._marked)
         self._client = Client(connection, limit, self._tree.lose)
-        self._fetcher = Fetcher(self._tree, self._client, self._place)
+        self._fetcher = Fetcher(self._tree, self._client, self._place, request_limit)
         self._writer = Writer(self._tree, self._client, self._place, request_limit)
         try:
             super().__init__(path, connection, autosync, encoding, old_encoding, **options)
@@ -194,9 +198,12 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         return self._tree.number
 
     def _ask_leader(self) -> None:
-        kazoo = self._client.ready(self._waits())
-        asked = kazoo.sync_async(self._place.path)
-        self._client.wait([asked])
+        for _ in range(ATTEMPTS):
+            kazoo = self._client.ready(self._waits())
+            asked = kazoo.sync_async(self._place.path)
+            self._client.wait([asked])
+            if not isinstance(asked.exception, (ConnectionLoss, SessionExpiredError)):
+                break  # else the next connection is waited for, and asked
         try:
             asked.get()
         except NotReadOnlyCallError:
@@ -234,10 +241,10 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         return self._compare(unless=unless, told=True)
 
     def changes(self, since: Any) -> Changes[K, V] | None:
-        """Return what changed since a stamp: one request for each key of which an event told.
+        """Return what changed since a stamp, by reading the keys of which events told.
 
-        And one for the list of keys, when some came or went. None in a new session, whose servers
-        may be of another history.
+        One key is one request, more are two for each hundred, and one for the list of keys, when
+        some came or went. None in a new session, whose servers may be of another history.
 
         """
         with self._sync_mutex:
@@ -262,7 +269,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         return None if self.last_synced == since else Changes(since, {}, [])
 
     def durables(self) -> dict[K, V | Undecodable]:
-        """Return all entries, decoded, as of one state: one request a key, all sent at once."""
+        """Return all entries, decoded, as of one state: two requests for each hundred keys."""
         with self._sync_mutex:
             for_copy = self._is_inside()
             if not (for_copy and self._has_asked):

@@ -37,10 +37,13 @@ Outcome = tuple[str, Watch, Any]
 #: key is right, and what is still marked is for the next read.
 ROUNDS = 40
 
-#: Znodes that are read by one request, and the characters that their paths have there together. A
-#: server makes the answer in its memory, and that may be a megabyte for each.
+#: Znodes that are read by one request. A server makes the answer in its memory, and that may be a
+#: megabyte for each.
 READ_AT_ONCE = 100
-PATHS_AT_ONCE = 100_000
+
+#: What such a request has beside its paths, and for each path.
+REQUEST_OVERHEAD = 64
+OVERHEAD = 14
 
 #: Requests that are under way at once; each is an object of a kilobyte until it is answered.
 BURST = 5_000
@@ -57,12 +60,17 @@ LOST = Round(None, False)
 
 
 class Fetcher:
-    """Brings a tree up to the store, for one dict; one thread at a time."""
+    """Brings a tree up to the store, for one dict; one thread at a time.
 
-    def __init__(self, tree: Tree, client: Client, place: Place) -> None:
+    :param limit: the bytes that a request may have
+
+    """
+
+    def __init__(self, tree: Tree, client: Client, place: Place, limit: int) -> None:
         self._tree = tree
         self._client = client
         self._place = place
+        self._limit = limit
 
     def fetch(self, decode: Decode, wait: bool) -> object:
         """Ask for the marked keys, and hand the answers to the tree.
@@ -239,14 +247,15 @@ class Fetcher:
         """Divide what is to be read into what one request reads."""
         most = READ_AT_ONCE if self._client.reads_many else 1
         part: list[Asking] = []
-        size = 0
+        size = REQUEST_OVERHEAD
         for each in asking:
-            length = len(self._place.path_of(each.name))
-            if part and (len(part) == most or size + length > PATHS_AT_ONCE):
+            path = self._client.full_path(self._place.path_of(each.name))
+            own = OVERHEAD + len(path.encode())
+            if part and (len(part) == most or size + own > self._limit):
                 yield part
-                part, size = [], 0
+                part, size = [], REQUEST_OVERHEAD
             part.append(each)
-            size += length
+            size += own
         if part:
             yield part
 

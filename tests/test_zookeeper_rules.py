@@ -202,7 +202,7 @@ def hook_request(
     try:
         yield requests
     finally:
-        del vars(client)["_call"]
+        vars(client)["_call"] = original
 
 
 def started_in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -526,6 +526,46 @@ def test_a_place_that_is_made_between_two_requests(store: Store) -> None:
         d = store.open(client)
         assert d == {"a": 1}
     store.check(d, "a")
+
+
+@pytest.mark.parametrize("autosync", [True, "strict", False])
+def test_servers_that_cannot_read_many_znodes_are_asked_for_each(
+    store: Store, cut: Cut, autosync: Any
+) -> None:
+    """Those before ZooKeeper 3.6: they refuse that once, and close the connection."""
+    refused = cut.proxy.refuse_operation("multiRead")
+    store.put(**{str(number): number for number in range(20)})
+    with store.open(cut.client, autosync=autosync) as d:
+        assert refused.hits == 1
+        for number in range(3):
+            store.put(**dict.fromkeys("147", number), new=number)
+            store.tell(d)
+            d.sync()
+            assert d == store.truth()
+        store.check(d, "1", "4", "new")
+    other = store.open(cut.client, autosync=autosync)
+    assert other == store.truth()
+    assert refused.hits == 1
+
+
+def test_a_znode_that_is_made_between_arming_and_reading(store: Store) -> None:
+    """That its watch could not be armed is told by an event, before the answer."""
+    store.put(a=1, b=1)
+    d = store.open()
+    store.put(a=2, b=2)
+    store.tell(d)
+
+    def make() -> None:
+        d.connection.exists("/")  # what arms the watches is answered
+        store.put(a=3)
+
+    with (
+        hook_request(d.connection, SetWatches, before=lambda: store.remove("a"), times=1),
+        hook_request(d.connection, MultiRead, before=make, times=1) as requests,
+    ):
+        d.copy()
+    assert requests
+    store.check(d, "a", "b")
 
 
 # -- 4.2: losing the connection -------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ __all__ = ["ZookeeperProxy"]
 # They come with time, and not because of what a test does.
 PING = Request("ping")
 
+# As org.apache.zookeeper.KeeperException.Code has it.
+UNIMPLEMENTED = -6
+
 
 class ZookeeperLink(Link):
     def _on_reply(self, data: bytes) -> None:
@@ -24,6 +28,15 @@ class ZookeeperLink(Link):
             self.to_client(data)  # It belongs to no request, so that no fault waits for it.
         else:
             super()._on_reply(data)
+
+
+class Unimplemented(Fault):
+    """Answer as a server that does not know the operation, and closes the connection."""
+
+    def reply(self, link: Link, data: bytes) -> None:
+        header = data[4:16] + struct.pack("!i", UNIMPLEMENTED)
+        link.to_client(struct.pack("!i", len(header)) + header)
+        link.cut()
 
 
 class ZookeeperProxy(TcpProxy):
@@ -46,6 +59,10 @@ class ZookeeperProxy(TcpProxy):
         parsed = jute.parse_request(request)
         self.log.append(parsed)
         return super().fault_for(str(parsed).encode() + request)
+
+    def refuse_operation(self, name: str) -> Fault:
+        """Be a server that does not know this operation."""
+        return self._make(Unimplemented(f"<{name}>".encode(), None))
 
     @contextmanager
     def logging(self) -> Iterator[list[Request]]:
