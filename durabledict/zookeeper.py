@@ -2,7 +2,8 @@
 
 docs/internals.rst, section 4, has the protocol; the numbers in comments are its rules. The parts:
 `zookeepertree` is what is known here of the tree, `zookeeperfetch` asks for what is not,
-`zookeeperwrites` writes, and all requests go through the caller's client, see `zookeeperclient`.
+`zookeeperwrites` and `zookeepertransactions` write, in requests of the size that ZooKeeper takes
+(`zookeepersizes`), and all requests go through the caller's client, see `zookeeperclient`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ from .options import seconds
 from .zookeeperclient import Client, NotConnectedError, OwnThreadError
 from .zookeeperfetch import Fetcher
 from .zookeepernames import IS_FORBIDDEN, Place
+from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes
+from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
-from .zookeeperwrites import REQUEST_LIMIT, Entry, Proof, Writer
+from .zookeeperwrites import Proof, Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -117,7 +120,17 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     """
 
-    __slots__ = ("_client", "_fetcher", "_has_asked", "_loaded", "_place", "_tree", "_writer")
+    __slots__ = (
+        "_client",
+        "_fetcher",
+        "_has_asked",
+        "_loaded",
+        "_place",
+        "_sizes",
+        "_tree",
+        "_tree_transactions",
+        "_writer",
+    )
 
     unavailable = (
         ConnectionLoss,
@@ -159,8 +172,11 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         self._has_asked = False
         self._tree = Tree(self._marked)
         self._client = Client(connection, limit, self._tree.lose)
-        self._fetcher = Fetcher(self._tree, self._client, self._place, request_limit)
-        self._writer = Writer(self._tree, self._client, self._place, request_limit)
+        asked = self._tree, self._client, self._place
+        self._fetcher = Fetcher(*asked, request_limit)
+        self._sizes = Sizes(self._client, self._place, request_limit)
+        self._tree_transactions = Transactions(*asked, self._sizes)
+        self._writer = Writer(*asked, self._sizes, self._tree_transactions)
         try:
             super().__init__(path, connection, autosync, encoding, old_encoding, **options)
         except BaseException:
@@ -306,7 +322,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     def _replace_all(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
         wanted = {entry.name: entry for entry in self._many(entries)}
-        self._writer.require_taken(wanted.values())
+        self._sizes.require_taken(wanted.values())
         # What others have stored up to now is to be removed, too.
         self._compare()
         held = dict(self._tree.held)
@@ -337,8 +353,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         commits: list[Commit[K, V]] = []
         applied = self.last_synced
         try:
-            for part in self._writer.parts(entries, removals):
-                commits.append(self._writer.transact(part, applied, may_stay=may_stay))
+            for part in self._tree_transactions.parts(entries, removals):
+                commits.append(self._tree_transactions.transact(part, applied, may_stay=may_stay))
                 # As if it were applied already: the next one is made from there.
                 applied = commits[-1].after
         except BaseException:

@@ -1281,7 +1281,9 @@ def test_what_is_larger_than_a_request_is_split_and_additions_come_first(store: 
 
     vars(proxy)["fault_for"] = measured
     states: list[set[str]] = []
-    with hook(d._writer, "transact", after=lambda: states.append(set(store.truth()))) as parts:
+    with hook(
+        d._tree_transactions, "transact", after=lambda: states.append(set(store.truth()))
+    ) as parts:
         d.replace_all(new)
     del vars(proxy)["fault_for"]
     assert len(states) == len(parts) > 2
@@ -1300,7 +1302,9 @@ def test_a_part_that_fails_leaves_the_next_read_to_load_what_is_there(store: Sto
     d = store.open(store.client(proxy.port), request_limit=LIMIT)
     d["old"] = 1
     with (
-        hook(d._writer, "transact", before=lambda: proxy.cut_before(b"<multi>"), first=2),
+        hook(
+            d._tree_transactions, "transact", before=lambda: proxy.cut_before(b"<multi>"), first=2
+        ),
         pytest.raises(ConnectionLoss),
     ):
         d.update({f"new-{number}": "y" * 500 for number in range(20)})

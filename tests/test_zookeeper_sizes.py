@@ -16,7 +16,7 @@ from kazoo.exceptions import ConnectionLoss
 from kazoo.security import make_acl, make_digest_acl
 
 from durabledict import MISSING, NoOpEncoding, ZookeeperDict
-from durabledict.zookeeperwrites import REQUEST_LIMIT
+from durabledict.zookeepersizes import REQUEST_LIMIT
 
 from .servers import HOST, wait_until
 from .zookeeperproxy import ZookeeperProxy

@@ -1,0 +1,122 @@
+"""How large a request is, and what a request of the size that ZooKeeper takes may have in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from kazoo.security import OPEN_ACL_UNSAFE
+
+from .zookeeperclient import Client
+from .zookeepernames import Place
+
+__all__ = ["REQUEST_LIMIT", "Entry", "Part", "Sizes"]
+
+#: The largest request that a server takes, as long as its `jute.maxbuffer` is the default one.
+REQUEST_LIMIT = 0xFFFFF
+
+#: What a request has beside its operations, and an operation of a transaction beside its path, its
+#: data and its ACLs: numbers, and the lengths of those.
+REQUEST_OVERHEAD = 17
+OVERHEAD = 25
+
+
+class Entry(NamedTuple):
+    """An entry on its way into the store."""
+
+    key: Any
+    name: str
+    payload: bytes
+    value: Any  # as reading the payload gives it
+
+
+class Part(NamedTuple):
+    """What one transaction writes and removes."""
+
+    entries: list[Entry]
+    removals: list[tuple[Any, str]]
+
+
+class Sizes:
+    """What fits into one request of a dict.
+
+    :param limit: the bytes that a request may have
+
+    """
+
+    def __init__(self, client: Client, place: Place, limit: int) -> None:
+        self._client = client
+        self._place = place
+        self._limit = limit
+
+    def parts(
+        self,
+        entries: Iterable[Entry],
+        removals: Iterable[tuple[Any, str]],
+        place_data: Callable[[], bytes],
+    ) -> list[Part]:
+        """Return what has to be written as transactions of the size that a server takes.
+
+        Removals come last, so that an entry that moves to another key is never missing.
+
+        :param place_data: returns what the place itself holds; called if anything is removed
+        :raises ValueError: an entry that is too large; nothing was sent
+
+        """
+        wanted = list(entries)
+        self.require_taken(wanted)
+        acls = self._size_of_acls()
+        parts, size = [Part([], [])], REQUEST_OVERHEAD
+        for entry in wanted:
+            own = self._size(entry, acls)
+            if size + own > self._limit and parts[-1].entries:
+                parts.append(Part([], []))
+                size = REQUEST_OVERHEAD
+            parts[-1].entries.append(entry)
+            size += own
+        gone = [each for each in removals if not self.fits_nowhere(each[1])]
+        # With each removal goes what the place itself has (rule 4.5).
+        data = place_data() if gone else b""
+        with_place = OVERHEAD + self._size_of_path("") + len(data)
+        size += with_place
+        for key, name in gone:
+            own = OVERHEAD + self._size_of_path(name)
+            if size + own > self._limit and (parts[-1].entries or parts[-1].removals):
+                parts.append(Part([], []))
+                size = REQUEST_OVERHEAD + with_place
+            parts[-1].removals.append((key, name))
+            size += own
+        return [part for part in parts if part.entries or part.removals]
+
+    def require_taken(self, entries: Iterable[Entry]) -> None:
+        """See that each entry fits into a request.
+
+        :raises ValueError: with the size of the value, and the limit
+
+        """
+        acls = self._size_of_acls()
+        for entry in entries:
+            size = REQUEST_OVERHEAD + self._size(entry, acls)
+            if size > self._limit:
+                raise ValueError(
+                    f"the value of key {entry.key!r} is {len(entry.payload):,} bytes as stored, "
+                    f"{size:,} with its request: ZooKeeper takes {self._limit:,} (jute.maxbuffer; "
+                    "where the servers take more, say request_limit=...)"
+                )
+
+    def fits_nowhere(self, name: str) -> bool:
+        """Whether no request can have this name, so that there is no such znode."""
+        return REQUEST_OVERHEAD + OVERHEAD + self._size_of_path(name) > self._limit
+
+    def _size(self, entry: Entry, acls: int) -> int:
+        # Two operations where the entry is made to tell the transaction's number.
+        return 2 * (OVERHEAD + self._size_of_path(entry.name)) + acls + len(entry.payload)
+
+    def _size_of_path(self, name: str) -> int:
+        return len((self._client.kazoo.chroot + self._place.path_of(name)).encode())
+
+    def _size_of_acls(self) -> int:
+        acls = self._client.kazoo.default_acl or OPEN_ACL_UNSAFE
+        return 4 + sum(
+            12 + len(each.id.scheme.encode()) + len(each.id.id.encode()) for each in acls
+        )

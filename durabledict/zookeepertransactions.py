@@ -1,0 +1,315 @@
+"""Transactions in the tree of one dict, and what has to be told to the tree after any write.
+
+docs/internals.rst, section 4, has the rules whose numbers stand in the comments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kazoo.client import KazooClient, TransactionRequest
+from kazoo.exceptions import (
+    BadVersionError,
+    NoAuthError,
+    NodeExistsError,
+    NoNodeError,
+    NotEmptyError,
+    RolledBackError,
+    RuntimeInconsistency,
+)
+from kazoo.protocol.states import ZnodeStat
+
+from .changes import Commit
+from .zookeeperclient import Client
+from .zookeepernames import Place
+from .zookeepersizes import Entry, Part, Sizes
+from .zookeepertree import Answer, Ticket, Tree, Watch
+
+__all__ = ["Transactions", "failure_of"]
+
+#: The entries of a transaction whose watches are armed along with it. For more, that takes longer
+#: than the transaction itself, and is left to the next sync.
+ARMED_AT_ONCE = 16
+
+#: Operations that fail where another client has created or removed a znode: then all of them are
+#: looked at again, with one request.
+SURPRISES = ("set", "create", "number", "delete")
+
+
+class Transactions:
+    """Writes and removes many entries at once, for one dict, and tells its tree.
+
+    A removal raises the version of the place's own data, in the same transaction: a znode that is
+    removed and made again begins at version 0, and the version of the place tells a
+    compare-and-set that it is not the same one (rule 4.5).
+
+    Each write takes the stamp of the local copy that it is made from, None where that is unknown.
+
+    """
+
+    def __init__(self, tree: Tree, client: Client, place: Place, sizes: Sizes) -> None:
+        self._tree = tree
+        self._client = client
+        self._place = place
+        self._sizes = sizes
+        # The place's own data and their version, as they were read or written last.
+        self._place_data: tuple[bytes, int] | None = None
+        #: Whether the client may write the place's own data, as far as is known.
+        self.may_write_place = True
+        self._may_write_own = True
+
+    def parts(self, entries: Iterable[Entry], removals: Iterable[tuple[Any, str]]) -> list[Part]:
+        """Return what has to be written as parts for `transact`, as few as the limit allows.
+
+        :raises ValueError: an entry that is too large; nothing was sent
+
+        """
+        return self._sizes.parts(entries, removals, self._data_of_place)
+
+    def transact(
+        self,
+        part: Part,
+        applied: int | None,
+        *,
+        may_stay: Callable[[Any], bool] = lambda key: False,
+        may_replace: bool = True,
+    ) -> Commit[Any, Any]:
+        """Run one transaction, again for each thing that turns out to be otherwise.
+
+        :param may_stay: whether a key's znode that has children of its own, and so cannot be
+            removed, is left where it is
+        :param may_replace: whether the entries may be there already
+        :raises NodeExistsError: one is, and may not be
+
+        """
+        held = self._tree.held
+        exists = {entry.name: may_replace and entry.name in held for entry in part.entries}
+        removals = list(part.removals)
+        while True:
+            kazoo = self._client.ready()
+            if removals and self._place_data is None:
+                self._place_data = self._read_place(kazoo)
+                if self._place_data is None:
+                    removals = []  # there is no place, so there is nothing in it
+            if not (part.entries or removals):
+                return Commit(self._tree.number, self._tree.number)
+            ticket = self._tree.begin(applied)
+            request, steps = self._request(kazoo, part.entries, exists, removals)
+            names = [name for _, name in removals]
+            results, arming = self.commit(kazoo, request, part.entries, names)
+            failure = failure_of(results)
+            if failure is None:
+                return self._done(ticket, part.entries, exists, removals, steps, results, arming)
+            self.disarm(arming)
+            what, name = steps[failure[0]]
+            error = failure[1]
+            if isinstance(error, (NoNodeError, NodeExistsError)) and what in SURPRISES:
+                if what == "create" and isinstance(error, NodeExistsError) and not may_replace:
+                    raise error
+                there = self._names(kazoo)
+                exists = {name: may_replace and name in there for name in exists}
+                gone = [name for _, name in removals if name not in there]
+                if gone:
+                    self._tree.doubt(gone)
+                    removals = [each for each in removals if each[1] in there]
+            elif what == "delete":
+                key = next(key for key, other in removals if other == name)
+                if not (isinstance(error, NotEmptyError) and may_stay(key)):
+                    raise error
+                removals = [each for each in removals if each[1] != name]
+            elif what == "place" and isinstance(error, (BadVersionError, NoNodeError)):
+                self._place_data = None
+            elif what == "place" and isinstance(error, NoAuthError):
+                self.may_write_place = False
+            elif what == "number" and isinstance(error, NoAuthError):
+                self._may_write_own = False  # what it creates, by the client's default_acl
+            else:
+                raise error
+
+    def _request(
+        self,
+        kazoo: KazooClient,
+        entries: list[Entry],
+        exists: Mapping[str, bool],
+        removals: list[tuple[Any, str]],
+    ) -> tuple[TransactionRequest, list[tuple[str, str]]]:
+        """Return a transaction, and for each of its operations what it does to which name."""
+        request = kazoo.transaction()
+        steps: list[tuple[str, str]] = []
+        path_of = self._place.path_of
+        sets_place = bool(removals) and self.may_write_place and self._place_data is not None
+        tells_number = self._may_write_own and not sets_place and not any(exists.values())
+        for entry in entries:
+            if exists[entry.name]:
+                request.set_data(path_of(entry.name), entry.payload)
+                steps.append(("set", entry.name))
+            elif tells_number and entry is entries[0]:
+                # Created empty, and set: no other operation tells the transaction's number.
+                request.create(path_of(entry.name), b"")
+                steps.append(("create", entry.name))
+            else:
+                request.create(path_of(entry.name), entry.payload)
+                steps.append(("create", entry.name))
+        if sets_place and self._place_data is not None:
+            data, version = self._place_data
+            request.set_data(self._place.path, data, version)
+            steps.append(("place", ""))
+        if tells_number and entries:
+            request.set_data(path_of(entries[0].name), entries[0].payload)
+            steps.append(("number", ""))
+        for _, name in removals:
+            request.delete(path_of(name))
+            steps.append(("delete", name))
+        return request, steps
+
+    def _done(
+        self,
+        ticket: Ticket,
+        entries: list[Entry],
+        exists: Mapping[str, bool],
+        removals: list[tuple[Any, str]],
+        steps: list[tuple[str, str]],
+        results: list[Any],
+        arming: Mapping[str, tuple[Watch, Any]],
+    ) -> Commit[Any, Any]:
+        stats = [result for result in results if isinstance(result, ZnodeStat)]
+        any_stat = stats[0] if stats else None
+        if self._place_data is not None and ("place", "") in steps:
+            self._place_data = self._place_data[0], results[steps.index(("place", ""))].version
+        if any_stat is None and not all(exists.values()):
+            self._tree.doubt(exists)
+            written = {entry.key: entry.value for entry in entries}
+            return Commit(None, None, written, [key for key, _ in removals])
+        number = any_stat.mzxid if any_stat else 0
+        made = ZnodeStat(number, number, *(9 * [0]))
+        stored = [
+            (entry, result if exists[entry.name] else made)
+            for entry, result in zip(entries, results, strict=False)
+        ]
+        lists = not all(exists.values())
+        return self.wrote(ticket, stored, removals, any_stat, lists=lists, arming=arming)
+
+    def commit(
+        self,
+        kazoo: KazooClient,
+        request: TransactionRequest,
+        entries: list[Entry],
+        removed: Iterable[str] = (),
+    ) -> tuple[list[Any], dict[str, tuple[Watch, Any]]]:
+        """Run a transaction; return the results of its operations, which may be errors.
+
+        :param entries: those that it writes
+        :param removed: the names that it removes
+        :return: also the requests under way that arm watches
+
+        """
+        try:
+            answer = request.commit_async()
+            arming = self.arm(kazoo, entries)
+            self._client.wait([answer])
+            if answer.exception is None:
+                # As after any write: what others wrote before it is marked now.
+                self._client.barrier()
+            results: list[Any] = answer.get()
+        except BaseException:
+            self._tree.doubt([*(entry.name for entry in entries), *removed])
+            raise
+        return results, arming
+
+    def wrote(
+        self,
+        ticket: Ticket,
+        stored: list[tuple[Entry, ZnodeStat]],
+        removals: Iterable[tuple[Any, str]] = (),
+        stat: Any = None,
+        lists: bool = False,
+        arming: Mapping[str, tuple[Watch, Any]] | None = None,
+    ) -> Commit[Any, Any]:
+        """Tell the tree of what is stored (rule 4.3).
+
+        :param stat: of any znode that the transaction wrote
+        :param arming: what arms the watches again; where that is nothing, the next sync will
+
+        """
+        removals = list(removals)
+        spent = self._tree.watch()
+        spent.fired = True
+        answers = [
+            Answer(entry.name, spent, znode, hash(entry.payload), entry.value)
+            for entry, znode in stored
+        ]
+        before, after, _kept = self._tree.wrote(
+            ticket,
+            answers,
+            removed=[name for _, name in removals],
+            zxid=stat.mzxid if isinstance(stat, ZnodeStat) else float("inf"),
+            lists=lists or bool(removals),
+            arming=arming,
+        )
+        written = {entry.key: entry.value for entry, _ in stored}
+        return Commit(before, after, written, [key for key, _ in removals])
+
+    def _data_of_place(self) -> bytes:
+        if self._place_data is None:
+            self._place_data = self._read_place(self._client.ready())
+        return b"" if self._place_data is None else self._place_data[0]
+
+    def _read_place(self, kazoo: KazooClient) -> tuple[bytes, int] | None:
+        read = kazoo.get_async(self._place.path)
+        self._client.wait([read])
+        if isinstance(read.exception, NoNodeError):
+            return None
+        data, stat = read.get()
+        return data or b"", stat.version
+
+    # -- what any write needs -------------------------------------------------------------------
+
+    def arm(self, kazoo: KazooClient, entries: list[Entry]) -> dict[str, tuple[Watch, Any]]:
+        """Send the requests that arm the watches which a write on its way uses up.
+
+        Nobody waits for the answers: they are the tree's, for the next sync. Where there was none
+        since the last write there will hardly be one after this, and the sync that comes in the
+        end can ask itself: so that writes in a row take no more than half as long again as the
+        client's own, and writes with a read after each a quarter less than if it asked (see `make
+        bench`).
+
+        """
+        arming: dict[str, tuple[Watch, Any]] = {}
+        wanted = self._tree.is_asked_for and len(entries) <= ARMED_AT_ONCE
+        for entry in entries if wanted else ():
+            watch = self._tree.watch(entry.name)
+            arming[entry.name] = (
+                watch,
+                kazoo.get_async(self._place.path_of(entry.name), watch=watch),
+            )
+        return arming
+
+    def disarm(self, arming: Mapping[str, tuple[Watch, Any]]) -> None:
+        """Take back what was sent along with a write that was refused."""
+        if arming:
+            self._client.wait([result for _, result in arming.values()])
+        for name, (watch, _) in arming.items():
+            self._client.drop(self._place.path_of(name), watch)
+
+    def _names(self, kazoo: KazooClient) -> frozenset[str]:
+        """Return the names of all entries; make the place, if that is what is missing."""
+        listed = kazoo.get_children_async(self._place.path)
+        self._client.wait([listed])
+        if not isinstance(listed.exception, NoNodeError):
+            return frozenset(listed.get())
+        made = kazoo.ensure_path_async(self._place.path)
+        self._client.wait([made])
+        made.get()
+        return frozenset()
+
+
+def failure_of(results: list[Any]) -> tuple[int, Exception] | None:
+    """Return the operation that failed, and why; the others failed along with it."""
+    followed: tuple[int, Exception] | None = None
+    for number, error in enumerate(results):
+        if isinstance(error, Exception):
+            if not isinstance(error, (RolledBackError, RuntimeInconsistency)):
+                return number, error
+            followed = followed or (number, error)
+    return followed
