@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from kazoo.security import OPEN_ACL_UNSAFE
+from kazoo.security import ACL, OPEN_ACL_UNSAFE
 
 from .zookeeperclient import Client
 from .zookeepernames import Place
@@ -63,12 +63,8 @@ class Sizes:
         :raises ValueError: an entry that is too large; nothing was sent
 
         """
-        wanted = list(entries)
-        self.require_taken(wanted)
-        acls = self._size_of_acls()
         parts, size = [Part([], [])], REQUEST_OVERHEAD
-        for entry in wanted:
-            own = self._size(entry, acls)
+        for entry, own in self._taken(entries):
             if size + own > self._limit and parts[-1].entries:
                 parts.append(Part([], []))
                 size = REQUEST_OVERHEAD
@@ -94,29 +90,41 @@ class Sizes:
         :raises ValueError: with the size of the value, and the limit
 
         """
-        acls = self._size_of_acls()
-        for entry in entries:
-            size = REQUEST_OVERHEAD + self._size(entry, acls)
-            if size > self._limit:
-                raise ValueError(
-                    f"the value of key {entry.key!r} is {len(entry.payload):,} bytes as stored, "
-                    f"{size:,} with its request: ZooKeeper takes {self._limit:,} (jute.maxbuffer; "
-                    "where the servers take more, say request_limit=...)"
-                )
+        self._taken(entries)
 
     def fits_nowhere(self, name: str) -> bool:
         """Whether no request can have this name, so that there is no such znode."""
         return REQUEST_OVERHEAD + OVERHEAD + self._size_of_path(name) > self._limit
 
-    def _size(self, entry: Entry, acls: int) -> int:
+    def _taken(self, entries: Iterable[Entry]) -> list[tuple[Entry, int]]:
+        """Return each with the bytes that it takes in a request beside others."""
+        prefix = self._size_of_path("")
         # Two operations where the entry is made to tell the transaction's number.
-        return 2 * (OVERHEAD + self._size_of_path(entry.name)) + acls + len(entry.payload)
+        beside = 2 * (OVERHEAD + prefix) + self._size_of_acls()
+        taken: list[tuple[Entry, int]] = []
+        for entry in entries:
+            _, name, payload, _ = entry
+            own = 2 * (len(name) if name.isascii() else len(name.encode())) + beside + len(payload)
+            if REQUEST_OVERHEAD + own > self._limit:
+                raise ValueError(
+                    f"the value of key {entry.key!r} is {len(payload):,} bytes as stored, "
+                    f"{REQUEST_OVERHEAD + own:,} with its request: ZooKeeper takes "
+                    f"{self._limit:,} (jute.maxbuffer; where the servers take more, say "
+                    "request_limit=...)"
+                )
+            taken.append((entry, own))
+        return taken
 
     def _size_of_path(self, name: str) -> int:
         return len((self._client.kazoo.chroot + self._place.path_of(name)).encode())
 
     def _size_of_acls(self) -> int:
-        acls = self._client.kazoo.default_acl or OPEN_ACL_UNSAFE
-        return 4 + sum(
-            12 + len(each.id.scheme.encode()) + len(each.id.id.encode()) for each in acls
-        )
+        acls = self._client.kazoo.default_acl
+        return _size_of(acls) if acls else SIZE_OF_OPEN_ACL
+
+
+def _size_of(acls: Iterable[ACL]) -> int:
+    return 4 + sum(12 + len(each.id.scheme.encode()) + len(each.id.id.encode()) for each in acls)
+
+
+SIZE_OF_OPEN_ACL = _size_of(OPEN_ACL_UNSAFE)

@@ -18,13 +18,15 @@ from kazoo.exceptions import (
     RolledBackError,
     RuntimeInconsistency,
 )
+from kazoo.protocol.serialization import Create, Delete, SetData
 from kazoo.protocol.states import ZnodeStat
+from kazoo.security import OPEN_ACL_UNSAFE
 
 from .changes import Commit
 from .zookeeperclient import Client
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
-from .zookeepertree import Answer, Ticket, Tree, Watch
+from .zookeepertree import Held, Ticket, Tree, Watch
 
 __all__ = ["Transactions", "failure_of"]
 
@@ -35,6 +37,9 @@ ARMED_AT_ONCE = 16
 #: Operations that fail where another client has created or removed a znode: then all of them are
 #: looked at again, with one request.
 SURPRISES = ("set", "create", "number", "delete")
+
+#: What ZooKeeper takes for "whatever version is there".
+ANY_VERSION = -1
 
 
 class Transactions:
@@ -136,30 +141,33 @@ class Transactions:
     ) -> tuple[TransactionRequest, list[tuple[str, str]]]:
         """Return a transaction, and for each of its operations what it does to which name."""
         request = kazoo.transaction()
+        # By the request's own methods each path would be normalized anew, which takes as long as
+        # all that is done here.
+        add = request.operations.append
+        prefix = kazoo.chroot + self._place.path_of("")
+        acl = kazoo.default_acl or OPEN_ACL_UNSAFE
         steps: list[tuple[str, str]] = []
-        path_of = self._place.path_of
         sets_place = bool(removals) and self.may_write_place and self._place_data is not None
         tells_number = self._may_write_own and not sets_place and not any(exists.values())
         for entry in entries:
-            if exists[entry.name]:
-                request.set_data(path_of(entry.name), entry.payload)
-                steps.append(("set", entry.name))
-            elif tells_number and entry is entries[0]:
-                # Created empty, and set: no other operation tells the transaction's number.
-                request.create(path_of(entry.name), b"")
-                steps.append(("create", entry.name))
-            else:
-                request.create(path_of(entry.name), entry.payload)
-                steps.append(("create", entry.name))
+            name = entry.name
+            if exists[name]:
+                add(SetData(prefix + name, entry.payload, ANY_VERSION))
+                steps.append(("set", name))
+                continue
+            # Created empty, and set below: no other operation tells the transaction's number.
+            is_empty = tells_number and entry is entries[0]
+            add(Create(prefix + name, b"" if is_empty else entry.payload, acl, 0))
+            steps.append(("create", name))
         if sets_place and self._place_data is not None:
             data, version = self._place_data
             request.set_data(self._place.path, data, version)
             steps.append(("place", ""))
         if tells_number and entries:
-            request.set_data(path_of(entries[0].name), entries[0].payload)
+            add(SetData(prefix + entries[0].name, entries[0].payload, ANY_VERSION))
             steps.append(("number", ""))
         for _, name in removals:
-            request.delete(path_of(name))
+            add(Delete(prefix + name, ANY_VERSION))
             steps.append(("delete", name))
         return request, steps
 
@@ -173,22 +181,21 @@ class Transactions:
         results: list[Any],
         arming: Mapping[str, tuple[Watch, Any]],
     ) -> Commit[Any, Any]:
-        stats = [result for result in results if isinstance(result, ZnodeStat)]
-        any_stat = stats[0] if stats else None
-        if self._place_data is not None and ("place", "") in steps:
+        stat = next((result for result in results if isinstance(result, ZnodeStat)), None)
+        if removals and ("place", "") in steps and self._place_data is not None:
             self._place_data = self._place_data[0], results[steps.index(("place", ""))].version
-        if any_stat is None and not all(exists.values()):
+        lists = not all(exists.values())
+        if stat is None and lists:
             self._tree.doubt(exists)
             written = {entry.key: entry.value for entry in entries}
             return Commit(None, None, written, [key for key, _ in removals])
-        number = any_stat.mzxid if any_stat else 0
+        number = stat.mzxid if stat else 0
         made = ZnodeStat(number, number, *(9 * [0]))
         stored = [
             (entry, result if exists[entry.name] else made)
             for entry, result in zip(entries, results, strict=False)
         ]
-        lists = not all(exists.values())
-        return self.wrote(ticket, stored, removals, any_stat, lists=lists, arming=arming)
+        return self.wrote(ticket, stored, removals, stat, lists=lists, arming=arming)
 
     def commit(
         self,
@@ -233,15 +240,16 @@ class Transactions:
 
         """
         removals = list(removals)
-        spent = self._tree.watch()
-        spent.fired = True
-        answers = [
-            Answer(entry.name, spent, znode, hash(entry.payload), entry.value)
-            for entry, znode in stored
-        ]
         before, after, _kept = self._tree.wrote(
             ticket,
-            answers,
+            [
+                (
+                    entry.name,
+                    Held(znode.czxid, znode.mzxid, hash(entry.payload), ticket.epoch),
+                    entry.value,
+                )
+                for entry, znode in stored
+            ],
             removed=[name for _, name in removals],
             zxid=stat.mzxid if isinstance(stat, ZnodeStat) else float("inf"),
             lists=lists or bool(removals),

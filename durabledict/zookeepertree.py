@@ -574,7 +574,7 @@ class Tree:
     def wrote(
         self,
         ticket: Ticket,
-        written: Collection[Answer],
+        written: Collection[tuple[str, Held, Any]],
         *,
         removed: Collection[str] = (),
         zxid: float = float("inf"),
@@ -587,8 +587,8 @@ class Tree:
         from another's (rule 4.3). It need not be: the answer to the write is newer than every event
         of a watch that was armed before it.
 
-        :param written: the znodes as stored, with a watch that counts as fired: they are marked,
-            until a watch is armed by what is under way, or by the next sync
+        :param written: name, version and value of the znodes as stored: they are marked, until a
+            watch is armed by what is under way, or by the next sync
         :param arming: name -> a watch, and the request that arms it
         :param removed: the names of the znodes removed, at `zxid`
         :param lists: the list of children changed, and its watch is used up
@@ -596,7 +596,8 @@ class Tree:
 
         """
         replaced: list[object] = []
-        own = {answer.name for answer in written}.union(removed)
+        names = {name for name, _, _ in written}
+        own = names.union(removed)
         with self.lock:
             self._writes += 1
             known = (
@@ -605,13 +606,13 @@ class Tree:
                 and not self._is_new_session
             )
             if known:
-                for name in own.difference(removed):
+                for name in names:
                     self._armed.pop(name, None)
                 self._arming.update(arming or {})
+                self._dirty.update(names)
+                known = self._take_written(written, replaced)
             else:
                 self._dirty.update(own)
-            for answer in written if known else ():
-                known &= self._accept(answer, replaced)
             for name in removed if known else ():
                 if name in self.held and self.held[name].modified > zxid:
                     known = False
@@ -619,7 +620,8 @@ class Tree:
                 self._removed[name] = zxid
                 if name in self.held:
                     self._drop(name, replaced)
-            self._unarmed.update(answer.name for answer in written if known)
+            if known:
+                self._unarmed.update(names)
             if lists:
                 self._child_watch = None
                 # Whether another has changed it meanwhile does not matter: it is asked for.
@@ -643,6 +645,34 @@ class Tree:
         if marked:
             self._tell(None)
         return (ticket.applied, stamp, replaced) if known else (None, None, replaced)
+
+    def _take_written(
+        self, written: Iterable[tuple[str, Held, Any]], replaced: list[object]
+    ) -> bool:
+        """Take the versions that an own write has made, as `_accept` takes those of answers.
+
+        :return: whether all are news: what others did after this write may be known before it
+
+        """
+        all_held, all_news = self.held, self._news
+        all_are_news = True
+        for name, new, value in written:
+            held = all_held.get(name)
+            if held is None:
+                is_news = True
+            elif held.epoch == new.epoch:
+                is_news = new.modified > held.modified
+            else:
+                is_news = held[:3] != new[:3]
+            if not is_news or new.modified <= self._removed.get(name, 0):
+                all_are_news = False
+                continue
+            all_held[name] = new
+            self._newest = max(self._newest, new.created)
+            self.number += 1
+            replaced.append(all_news.pop(name, None))
+            all_news[name] = (self.number, value)
+        return all_are_news
 
     def doubt(self, names: Iterable[str]) -> None:
         """Mark keys whose write has failed: what became of it is for the next sync to see."""

@@ -22,7 +22,7 @@ from kazoo.protocol.states import EventType, KeeperState, WatchedEvent, ZnodeSta
 
 from durabledict.errors import MISSING
 from durabledict.zookeeperfetch import ROUNDS
-from durabledict.zookeepertree import Answer, Listing, Moment, Plan, Ticket, Tree, Watch
+from durabledict.zookeepertree import Answer, Held, Listing, Moment, Plan, Ticket, Tree, Watch
 
 from .servers import PATIENCE
 
@@ -126,10 +126,12 @@ class Known:
         return self.tree.begin(self.stamp)
 
     def wrote(self, ticket: Ticket, *answers: Answer, **options: Any) -> tuple[Any, Any]:
-        """Own writes whose watches count as used up."""
-        spent = self.tree.watch()
-        spent.fired = True
-        written = [answer._replace(watch=spent) for answer in answers]
+        """Own writes of what these answers would say."""
+        written = [
+            (name, Held(stat.czxid, stat.mzxid, digest, ticket.epoch), value)
+            for name, _, stat, digest, value in answers
+            if stat is not None
+        ]
         before, after, _ = self.tree.wrote(ticket, written, **options)
         return before, after
 
@@ -1156,14 +1158,12 @@ class Copy:
             else:
                 created = tree.held[name].created if name in tree.held and kind == "set" else zxid
                 written[name] = stat(int(created), zxid)
-        spent = tree.watch()
-        spent.fired = True
         self.commits += 1
         unarmed, unlisted = set(tree._unarmed), tree._is_list_unarmed
         before, after, _ = tree.wrote(
             ticket,
             [
-                Answer(name, spent, found, 0, (restored, zxid, name))
+                (name, Held(found.czxid, found.mzxid, 0, ticket.epoch), (restored, zxid, name))
                 for name, found in written.items()
             ],
             removed=removed,
