@@ -627,14 +627,11 @@ class Tree:
                 # Whether another has changed it meanwhile does not matter: it is asked for.
                 self._is_list_unarmed = not ticket.lists
                 self._children_dirty = True
-            newer = takewhile(
-                lambda name: self._news[name][0] > ticket.applied, reversed(self._news)
-            )
             known = (
                 known
                 and self._children_dirty == self._is_list_unarmed
                 and len(self._dirty) == len(self._unarmed)  # of which the latter are a part
-                and own.issuperset(newer)
+                and not self._has_news_beside(own, ticket.applied)
             )
             self.is_asked_for = False
             self.lock.notify_all()
@@ -645,6 +642,15 @@ class Tree:
         if marked:
             self._tell(None)
         return (ticket.applied, stamp, replaced) if known else (None, None, replaced)
+
+    def _has_news_beside(self, own: Collection[str], applied: int) -> bool:
+        """Whether there are news since the stamp `applied` that are not of these names."""
+        for name in reversed(self._news):
+            if self._news[name][0] <= applied:
+                return False
+            if name not in own:
+                return True
+        return False
 
     def _take_written(
         self, written: Iterable[tuple[str, Held, Any]], replaced: list[object]
