@@ -432,46 +432,6 @@ class Tree:
             self._put_news(name, answer.value, replaced)
         return True
 
-    def _accept(self, answer: Answer, replaced: list[object], reload: bool = False) -> bool:
-        """Take one answer; tell whether its value became the one that is held."""
-        name, stat = answer.name, answer.stat
-        if stat is None:
-            # That it is gone is for the list of children to say, which knows when (`pzxid`).
-            if name in self.held:
-                self._dirty.add(name)
-                self._children_dirty = True
-            else:
-                self._dirty.discard(name)
-            return False
-        if stat.mzxid <= self._removed.get(name, 0) or (
-            answer.value is MISSING and self.is_news(name, stat, answer.digest)
-        ):
-            # Asked before an own removal that is done, or no longer the version it was compared
-            # with: it is asked for again.
-            self._dirty.add(name)
-            return False
-        if answer.watch.fired:
-            self._dirty.add(name)
-            self.number += 1
-        else:
-            self._armed[name] = answer.watch
-            self._dirty.discard(name)
-            self._unarmed.discard(name)
-        held, is_news = self.held.get(name), self.is_news(name, stat, answer.digest)
-        if held is not None and not is_news:
-            if int(held.modified) > stat.mzxid:
-                return False
-            self.held[name] = held._replace(epoch=self._epoch)
-            if not reload:
-                return False
-        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest, self._epoch)
-        self._newest = max(self._newest, stat.czxid)
-        if reload:
-            replaced.append(self._news.pop(name, None))
-        else:
-            self._put_news(name, answer.value, replaced)
-        return True
-
     def _accept_listing(self, listing: Listing, replaced: list[object]) -> None:
         for name in [name for name in self.held if name not in listing.names]:
             # What was created after the list was made is none of its business.
@@ -655,7 +615,7 @@ class Tree:
     def _take_written(
         self, written: Iterable[tuple[str, Held, Any]], replaced: list[object]
     ) -> bool:
-        """Take the versions that an own write has made, as `_accept` takes those of answers.
+        """Take the versions that an own write has made, as `_settle` takes those of answers.
 
         :return: whether all are news: what others did after this write may be known before it
 
