@@ -109,7 +109,9 @@ class Store:
 
     def tell(self, d: Dict) -> None:
         """Wait until the client of a dict has heard of everything."""
-        client = d.connection
+        self.tell_client(d.connection)
+
+    def tell_client(self, client: KazooClient) -> None:
         client.sync(self.path)
         heard = threading.Event()
         client.handler.dispatch_callback(Callback("watch", heard.set, ()))
@@ -396,6 +398,26 @@ def test_what_others_write_again_and_again_is_asked_for_together(store: Store) -
         state = d.copy()
     assert len(rounds) <= 4
     assert state == store.truth()
+    store.check(d, "a", "b", "c")
+
+
+def test_so_it_is_during_a_load_by_several_requests(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durabledict.zookeeperfetch.READ_AT_ONCE", 3)
+    store.put(a=0, b=0, c=0, d=0, e=0)
+    client = store.client()
+    numbers = itertools.count(1)
+
+    def land() -> None:
+        number = next(numbers)
+        store.put(**{"abc"[number % 3]: number})
+        store.tell_client(client)
+
+    with hook_request(client, MultiRead, GetData, before=land) as requests:
+        d = store.open(client)
+    assert len(requests) <= 8
+    assert dict(zip(*d._lists(), strict=True)) == store.truth()
     store.check(d, "a", "b", "c")
 
 
