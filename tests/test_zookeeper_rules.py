@@ -24,6 +24,7 @@ from kazoo.protocol.states import Callback, KazooState
 from durabledict import MISSING, ConflictError, ZookeeperDict
 from durabledict.reading import Syncing
 from durabledict.testing.tools import in_thread
+from durabledict.zookeeper import ATTEMPTS
 from durabledict.zookeeperfetch import ROUNDS
 from durabledict.zookeepernames import Place
 from durabledict.zookeeperrequests import MultiRead, SetWatches
@@ -691,6 +692,43 @@ def test_a_loss_during_the_first_load(store: Store, cut: Cut) -> None:
     assert len(requests) == 2
     assert d.copy() == store.truth() == {"a": 2, "b": 1, "c": 2}
     store.check(d, "a", "b", "c")
+
+
+@pytest.mark.parametrize("fault", ["cut_before", "cut_after"])
+@pytest.mark.parametrize(
+    "operation", ["sync", "getChildren2", "setWatches", "multiRead", "getData"]
+)
+def test_a_read_whose_connection_is_lost_meanwhile_asks_again(
+    store: Store, cut: Cut, operation: str, fault: str
+) -> None:
+    """To read twice does no harm; a write is never sent twice."""
+    store.put(a=1, b=1)
+    d = store.open(cut.client, autosync="strict")
+    store.put(a=2, b=2)
+    store.put(c=1)
+    store.tell(d)
+    lost = getattr(cut.proxy, fault)(f"<{operation}".encode())
+    assert d.copy() == {"a": 2, "b": 2, "c": 1}
+    assert lost.hits == 1
+    store.check(d, "a", "b", "c")
+
+
+def test_a_connection_that_is_lost_again_and_again_is_an_outage(store: Store, cut: Cut) -> None:
+    """And what is held is not taken for the answer."""
+    store.put(a=1, b=1)
+    d = store.open(cut.client, autosync="strict")
+    store.put(a=2, b=2)
+    store.tell(d)
+    lost = cut.proxy.cut_before(b"<multiRead", times=None)
+    with pytest.raises(ConnectionLoss):
+        d.copy()
+    with pytest.raises(ConnectionLoss):
+        d.sync(force=True)
+    assert lost.hits == 2 * ROUNDS
+    leader = cut.proxy.cut_before(b"<sync", times=None)
+    with pytest.raises(ConnectionLoss):
+        d.copy()
+    assert leader.hits == ATTEMPTS
 
 
 def test_a_loss_between_the_answer_to_an_own_write_and_its_apply(store: Store, cut: Cut) -> None:
