@@ -3,7 +3,8 @@
 docs/internals.rst, section 4, has the protocol; the numbers in comments are its rules. The parts:
 `zookeepertree` is what is known here of the tree, `zookeeperfetch` asks for what is not,
 `zookeeperwrites` and `zookeepertransactions` write, in requests of the size that ZooKeeper takes
-(`zookeepersizes`), and all requests go through the caller's client, see `zookeeperclient`.
+(`zookeepersizes`), sent by `zookeepercommits`, and all go through the caller's client, see
+`zookeeperclient`.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .options import seconds
 from .zookeeperclient import Client, NotConnectedError, OwnThreadError
+from .zookeepercommits import Commits
 from .zookeeperfetch import Fetcher
 from .zookeepernames import IS_FORBIDDEN, Place
-from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes
+from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit
 from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
 from .zookeeperwrites import Proof, Writer
@@ -114,8 +116,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     :param request_limit: the bytes that a request may have, the servers' ``jute.maxbuffer``
     :param autosync: see above; and `DurableDict`, as for `encoding`, `old_encoding`, and the other
         options
-    :raises TypeError: no path, no client of kazoo's
-    :raises ValueError: a path that ZooKeeper does not take
+    :raises TypeError: no path, no client of kazoo's, an option of another type
+    :raises ValueError: a path that ZooKeeper does not take, a limit that is none
     :raises kazoo.exceptions.KazooException: the servers cannot be asked
 
     """
@@ -164,6 +166,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         limit = seconds(timeout)
         if limit is None or limit <= 0:
             raise TypeError(f"timeout={timeout!r}: write seconds above 0, or a timedelta")
+        largest = checked_limit(request_limit)
         path = _checked_path(keyspace)
         self._place = Place(path, in_root=path == "/" and not connection.chroot)
         # The stamp of what `durables` has loaded for the local copy.
@@ -173,10 +176,11 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         self._tree = Tree(self._marked)
         self._client = Client(connection, limit, self._tree.lose)
         asked = self._tree, self._client, self._place
-        self._fetcher = Fetcher(*asked, request_limit)
-        self._sizes = Sizes(self._client, self._place, request_limit)
-        self._tree_transactions = Transactions(*asked, self._sizes)
-        self._writer = Writer(*asked, self._sizes, self._tree_transactions)
+        self._fetcher = Fetcher(*asked, largest)
+        self._sizes = Sizes(self._client, self._place, largest)
+        commits = Commits(*asked)
+        self._tree_transactions = Transactions(*asked, self._sizes, commits)
+        self._writer = Writer(*asked, self._sizes, commits, self._tree_transactions)
         try:
             super().__init__(path, connection, autosync, encoding, old_encoding, **options)
         except BaseException:

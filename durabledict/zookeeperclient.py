@@ -55,7 +55,9 @@ class _Shared:
 
     # Held while the client is started: the others wait for that.
     lock: threading.RLock = field(default_factory=threading.RLock)
-    users: int = 0
+    # Weak, so that a dict that is dropped without `close` is none of them any more: it says so by
+    # being gone, in whatever thread, and no lock is taken for that.
+    users: weakref.WeakSet[Client] = field(default_factory=weakref.WeakSet)
     is_ours: bool = False  # started by one of them
     is_callers: bool = False  # was running when one of them came
     # Whether its servers can read many znodes at one moment, as far as it is known.
@@ -112,7 +114,7 @@ class Client:
             # Of another process, it has no threads here: `ready` takes its twin.
             self._process = self._marked_process = share.made_in
             if self._process == os.getpid():
-                share.users += 1
+                share.users.add(self)
                 share.is_callers = connection.handler.running and not share.is_ours
 
     @property
@@ -218,8 +220,9 @@ class Client:
             _left_behind.append(self._kazoo)
             if share.process != os.getpid() or share.twin is None:
                 share.process, share.twin = os.getpid(), twin(self._connection)
-                share.users, share.is_ours = 0, True
-            share.users += 1
+                # Another set, of which those that stay with the parent's client are no part.
+                share.users, share.is_ours = weakref.WeakSet(), True
+            share.users.add(self)
             self._kazoo = share.twin
             self._process = os.getpid()
             self._listener = None
@@ -235,8 +238,8 @@ class Client:
             self._is_released = True
             if self._listener is not None:
                 self._kazoo.remove_listener(self._listener)
-            share.users -= 1
-            if share.users > 0 or not share.is_ours:
+            share.users.discard(self)
+            if share.users or not share.is_ours:
                 return
             share.is_ours = False
             kazoo, share.twin = self._kazoo, None

@@ -10,7 +10,7 @@ from kazoo.security import ACL, OPEN_ACL_UNSAFE
 from .zookeeperclient import Client
 from .zookeepernames import Place
 
-__all__ = ["REQUEST_LIMIT", "Entry", "Part", "Sizes"]
+__all__ = ["REQUEST_LIMIT", "Entry", "Part", "Sizes", "checked_limit"]
 
 #: The largest request that a server takes, as long as its `jute.maxbuffer` is the default one.
 REQUEST_LIMIT = 0xFFFFF
@@ -19,6 +19,20 @@ REQUEST_LIMIT = 0xFFFFF
 #: data and its ACLs: numbers, and the lengths of those.
 REQUEST_OVERHEAD = 17
 OVERHEAD = 25
+
+
+def checked_limit(request_limit: object) -> int:
+    """Return `request_limit` as it is.
+
+    :raises TypeError: no int; the message says what to write
+    :raises ValueError: one that is not above 0
+
+    """
+    if not isinstance(request_limit, int) or isinstance(request_limit, bool):
+        raise TypeError(f"request_limit={request_limit!r}: write bytes as an int, 4_194_304 say")
+    if request_limit <= 0:
+        raise ValueError(f"request_limit={request_limit!r}: write bytes above 0")
+    return request_limit
 
 
 class Entry(NamedTuple):

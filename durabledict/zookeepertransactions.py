@@ -1,4 +1,4 @@
-"""Transactions in the tree of one dict, and what has to be told to the tree after any write.
+"""Write and remove many entries of one dict at once, in transactions.
 
 docs/internals.rst, section 4, has the rules whose numbers stand in the comments.
 """
@@ -15,8 +15,6 @@ from kazoo.exceptions import (
     NodeExistsError,
     NoNodeError,
     NotEmptyError,
-    RolledBackError,
-    RuntimeInconsistency,
 )
 from kazoo.protocol.serialization import Create, Delete, SetData
 from kazoo.protocol.states import ZnodeStat
@@ -24,15 +22,12 @@ from kazoo.security import OPEN_ACL_UNSAFE
 
 from .changes import Commit
 from .zookeeperclient import Client
+from .zookeepercommits import Commits, failure_of
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
-from .zookeepertree import Held, Ticket, Tree, Watch
+from .zookeepertree import Ticket, Tree, Watch
 
-__all__ = ["Transactions", "failure_of"]
-
-#: The entries of a transaction whose watches are armed along with it. For more, that takes longer
-#: than the transaction itself, and is left to the next sync.
-ARMED_AT_ONCE = 16
+__all__ = ["Transactions"]
 
 #: Operations that fail where another client has created or removed a znode: then all of them are
 #: looked at again, with one request.
@@ -53,16 +48,20 @@ class Transactions:
 
     """
 
-    def __init__(self, tree: Tree, client: Client, place: Place, sizes: Sizes) -> None:
+    def __init__(
+        self, tree: Tree, client: Client, place: Place, sizes: Sizes, commits: Commits
+    ) -> None:
         self._tree = tree
         self._client = client
         self._place = place
         self._sizes = sizes
+        self._commits = commits
         # The place's own data and their version, as they were read or written last.
         self._place_data: tuple[bytes, int] | None = None
-        #: Whether the client may write the place's own data, as far as is known.
-        self.may_write_place = True
-        self._may_write_own = True
+        # The connection (its epoch) on which it was found that the client may not write the
+        # place's own data, and not what it has created. On the next one it may have been allowed.
+        self._place_refused_on: int | None = None
+        self._own_refused_on: int | None = None
 
     def parts(self, entries: Iterable[Entry], removals: Iterable[tuple[Any, str]]) -> list[Part]:
         """Return what has to be written as parts for `transact`, as few as the limit allows.
@@ -100,13 +99,13 @@ class Transactions:
             if not (part.entries or removals):
                 return Commit(self._tree.number, self._tree.number)
             ticket = self._tree.begin(applied)
-            request, steps = self._request(kazoo, part.entries, exists, removals)
+            request, steps = self._request(kazoo, ticket, part.entries, exists, removals)
             names = [name for _, name in removals]
-            results, arming = self.commit(kazoo, request, part.entries, names)
+            results, arming = self._commits.run(kazoo, request, part.entries, names)
             failure = failure_of(results)
             if failure is None:
                 return self._done(ticket, part.entries, exists, removals, steps, results, arming)
-            self.disarm(arming)
+            self._commits.disarm(arming)
             what, name = steps[failure[0]]
             error = failure[1]
             if isinstance(error, (NoNodeError, NodeExistsError)) and what in SURPRISES:
@@ -126,15 +125,16 @@ class Transactions:
             elif what == "place" and isinstance(error, (BadVersionError, NoNodeError)):
                 self._place_data = None
             elif what == "place" and isinstance(error, NoAuthError):
-                self.may_write_place = False
+                self.may_not_write_place(ticket)
             elif what == "number" and isinstance(error, NoAuthError):
-                self._may_write_own = False  # what it creates, by the client's default_acl
+                self._own_refused_on = ticket.epoch  # by the client's default_acl
             else:
                 raise error
 
     def _request(
         self,
         kazoo: KazooClient,
+        ticket: Ticket,
         entries: list[Entry],
         exists: Mapping[str, bool],
         removals: list[tuple[Any, str]],
@@ -147,8 +147,9 @@ class Transactions:
         prefix = kazoo.chroot + self._place.path_of("")
         acl = kazoo.default_acl or OPEN_ACL_UNSAFE
         steps: list[tuple[str, str]] = []
-        sets_place = bool(removals) and self.may_write_place and self._place_data is not None
-        tells_number = self._may_write_own and not sets_place and not any(exists.values())
+        sets_place = bool(removals) and self.may_write_place(ticket)
+        may_write_own = self._own_refused_on != ticket.epoch
+        tells_number = may_write_own and not sets_place and not any(exists.values())
         for entry in entries:
             name = entry.name
             if exists[name]:
@@ -186,6 +187,7 @@ class Transactions:
             self._place_data = self._place_data[0], results[steps.index(("place", ""))].version
         lists = not all(exists.values())
         if stat is None and lists:
+            # Nothing tells the number of what was created.
             self._tree.doubt(exists)
             written = {entry.key: entry.value for entry in entries}
             return Commit(None, None, written, [key for key, _ in removals])
@@ -195,68 +197,15 @@ class Transactions:
             (entry, result if exists[entry.name] else made)
             for entry, result in zip(entries, results, strict=False)
         ]
-        return self.wrote(ticket, stored, removals, stat, lists=lists, arming=arming)
+        return self._commits.wrote(ticket, stored, removals, stat, lists=lists, arming=arming)
 
-    def commit(
-        self,
-        kazoo: KazooClient,
-        request: TransactionRequest,
-        entries: list[Entry],
-        removed: Iterable[str] = (),
-    ) -> tuple[list[Any], dict[str, tuple[Watch, Any]]]:
-        """Run a transaction; return the results of its operations, which may be errors.
+    def may_write_place(self, ticket: Ticket) -> bool:
+        """Whether the client may write the place's own data, as far as is known."""
+        return self._place_refused_on != ticket.epoch
 
-        :param entries: those that it writes
-        :param removed: the names that it removes
-        :return: also the requests under way that arm watches
-
-        """
-        try:
-            answer = request.commit_async()
-            arming = self.arm(kazoo, entries)
-            self._client.wait([answer])
-            if answer.exception is None:
-                # As after any write: what others wrote before it is marked now.
-                self._client.barrier()
-            results: list[Any] = answer.get()
-        except BaseException:
-            self._tree.doubt([*(entry.name for entry in entries), *removed])
-            raise
-        return results, arming
-
-    def wrote(
-        self,
-        ticket: Ticket,
-        stored: list[tuple[Entry, ZnodeStat]],
-        removals: Iterable[tuple[Any, str]] = (),
-        stat: Any = None,
-        lists: bool = False,
-        arming: Mapping[str, tuple[Watch, Any]] | None = None,
-    ) -> Commit[Any, Any]:
-        """Tell the tree of what is stored (rule 4.3).
-
-        :param stat: of any znode that the transaction wrote
-        :param arming: what arms the watches again; where that is nothing, the next sync will
-
-        """
-        removals = list(removals)
-        before, after, _kept = self._tree.wrote(
-            ticket,
-            [
-                (
-                    entry.name,
-                    Held(znode.czxid, znode.mzxid, hash(entry.payload), ticket.epoch),
-                    entry.value,
-                )
-                for entry, znode in stored
-            ],
-            removed=[name for _, name in removals],
-            zxid=stat.mzxid if isinstance(stat, ZnodeStat) else float("inf"),
-            lists=lists or bool(removals),
-            arming=arming,
-        )
-        written = {entry.key: entry.value for entry, _ in stored}
-        return Commit(before, after, written, [key for key, _ in removals])
+    def may_not_write_place(self, ticket: Ticket) -> None:
+        """Do without that, until the connection is made anew."""
+        self._place_refused_on = ticket.epoch
 
     def _data_of_place(self) -> bytes:
         if self._place_data is None:
@@ -271,35 +220,6 @@ class Transactions:
         data, stat = read.get()
         return data or b"", stat.version
 
-    # -- what any write needs -------------------------------------------------------------------
-
-    def arm(self, kazoo: KazooClient, entries: list[Entry]) -> dict[str, tuple[Watch, Any]]:
-        """Send the requests that arm the watches which a write on its way uses up.
-
-        Nobody waits for the answers: they are the tree's, for the next sync. Where there was none
-        since the last write there will hardly be one after this, and the sync that comes in the
-        end can ask itself: so that writes in a row take no more than half as long again as the
-        client's own, and writes with a read after each a quarter less than if it asked (see `make
-        bench`).
-
-        """
-        arming: dict[str, tuple[Watch, Any]] = {}
-        wanted = self._tree.is_asked_for and len(entries) <= ARMED_AT_ONCE
-        for entry in entries if wanted else ():
-            watch = self._tree.watch(entry.name)
-            arming[entry.name] = (
-                watch,
-                kazoo.get_async(self._place.path_of(entry.name), watch=watch),
-            )
-        return arming
-
-    def disarm(self, arming: Mapping[str, tuple[Watch, Any]]) -> None:
-        """Take back what was sent along with a write that was refused."""
-        if arming:
-            self._client.wait([result for _, result in arming.values()])
-        for name, (watch, _) in arming.items():
-            self._client.drop(self._place.path_of(name), watch)
-
     def _names(self, kazoo: KazooClient) -> frozenset[str]:
         """Return the names of all entries; make the place, if that is what is missing."""
         listed = kazoo.get_children_async(self._place.path)
@@ -310,14 +230,3 @@ class Transactions:
         self._client.wait([made])
         made.get()
         return frozenset()
-
-
-def failure_of(results: list[Any]) -> tuple[int, Exception] | None:
-    """Return the operation that failed, and why; the others failed along with it."""
-    followed: tuple[int, Exception] | None = None
-    for number, error in enumerate(results):
-        if isinstance(error, Exception):
-            if not isinstance(error, (RolledBackError, RuntimeInconsistency)):
-                return number, error
-            followed = followed or (number, error)
-    return followed

@@ -1,8 +1,8 @@
 """What this process knows of one tree of znodes: which keys are good, which have to be asked for.
 
 Memory alone: nothing here sends a request, and no user's code runs under the lock. Requests go out
-in `zookeeperfetch`, `zookeepertransactions` and `zookeeperwrites`, which hand in their answers.
-docs/internals.rst, section 4, has the rules whose numbers stand in the comments.
+in `zookeeperfetch` and `zookeeperwrites`, which hand their answers in here. docs/internals.rst,
+section 4, has the rules whose numbers stand in the comments.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNo
 
 from .changes import Commit
 from .zookeeperclient import Client
+from .zookeepercommits import Commits, failure_of
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
-from .zookeepertransactions import Transactions, failure_of
+from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
 
 __all__ = ["Proof", "Writer"]
@@ -39,12 +40,19 @@ class Writer:
     """
 
     def __init__(
-        self, tree: Tree, client: Client, place: Place, sizes: Sizes, transactions: Transactions
+        self,
+        tree: Tree,
+        client: Client,
+        place: Place,
+        sizes: Sizes,
+        commits: Commits,
+        transactions: Transactions,
     ) -> None:
         self._tree = tree
         self._client = client
         self._place = place
         self._sizes = sizes
+        self._commits = commits
         self._transactions = transactions
 
     # -- one entry ----------------------------------------------------------------------------
@@ -72,10 +80,10 @@ class Writer:
         ticket = self._tree.begin(applied)
         try:
             stored = kazoo.set_async(self._place.path_of(entry.name), entry.payload)
-            arming = self._transactions.arm(kazoo, [entry])
+            arming = self._commits.arm(kazoo, [entry])
             self._client.wait([stored])
             if stored.exception is not None:
-                self._transactions.disarm(arming)
+                self._commits.disarm(arming)
             if isinstance(stored.exception, NoNodeError):
                 return None
             stat = stored.get()
@@ -84,7 +92,7 @@ class Writer:
         except BaseException:
             self._tree.doubt([entry.name])
             raise
-        return self._transactions.wrote(ticket, [(entry, stat)], arming=arming)
+        return self._commits.wrote(ticket, [(entry, stat)], arming=arming)
 
     # -- compare and set ----------------------------------------------------------------------
 
@@ -123,7 +131,7 @@ class Writer:
             request.check(self._place.path, good.place)
             request.set_data(self._place.path_of(entry.name), entry.payload, good.version)
             ticket = self._tree.begin(applied)
-            results, arming = self._transactions.commit(kazoo, request, [entry])
+            results, arming = self._commits.run(kazoo, request, [entry])
             failure = failure_of(results)
             if failure is None:
                 if results[1].czxid != proof.created:
@@ -132,8 +140,8 @@ class Writer:
                         "while a compare-and-set was on its way: it is overwritten",
                         entry.key,
                     )
-                return self._transactions.wrote(ticket, [(entry, results[1])], arming=arming)
-            self._transactions.disarm(arming)
+                return self._commits.wrote(ticket, [(entry, results[1])], arming=arming)
+            self._commits.disarm(arming)
             good = self._still_good(entry.name, proof, *failure)
         return None
 
@@ -144,24 +152,21 @@ class Writer:
         good: Proof | None = proof
         while good is not None:
             kazoo = self._client.ready()
+            ticket = self._tree.begin(applied)
+            may_write_place = self._transactions.may_write_place(ticket)
             request = kazoo.transaction()
-            may_write_place = self._transactions.may_write_place
             if may_write_place:
                 request.set_data(self._place.path, good.place_data, good.place)
             else:
                 request.check(self._place.path, good.place)
             request.delete(self._place.path_of(name), good.version)
-            ticket = self._tree.begin(applied)
-            results, _ = self._transactions.commit(kazoo, request, [], [name])
+            results, _ = self._commits.run(kazoo, request, [], [name])
             failure = failure_of(results)
             if failure is None:
-                return self._transactions.wrote(ticket, [], [(key, name)], results[0])
-            if (
-                failure[0] == 0
-                and isinstance(failure[1], NoAuthError)
-                and self._transactions.may_write_place
-            ):
-                self._transactions.may_write_place = False
+                stat = results[0] if may_write_place else None
+                return self._commits.wrote(ticket, [], [(key, name)], stat)
+            if may_write_place and failure[0] == 0 and isinstance(failure[1], NoAuthError):
+                self._transactions.may_not_write_place(ticket)
             else:
                 good = self._still_good(name, proof, *failure)
         return None

@@ -266,6 +266,29 @@ def test_a_dict_that_is_forgotten_is_held_by_nothing(
         assert other == {"a": 2}
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_dict_that_is_dropped_without_close_needs_its_client_no_more(
+    zookeeper_server: ZookeeperServer, new_client: NewClient, zookeeper_path: str, last: bool
+) -> None:
+    """Dropping stops no client, whoever is the last: that could wait, and on any thread."""
+    client = new_client()
+    dropped, kept = Dict(zookeeper_path, client), Dict(zookeeper_path + "-2", client)
+    assert client.client_id is not None
+    session = client.client_id[0]
+    if last:
+        kept.close()
+    del dropped
+    gc.collect()
+    assert client.connected
+    if last:
+        # The next one to be closed stops it.
+        kept = Dict(zookeeper_path, client)
+    kept["a"] = 1
+    kept.close()
+    assert not client.connected
+    assert session not in zookeeper_server.sessions()
+
+
 def test_a_client_is_started_once_by_many_threads(
     new_client: NewClient, zookeeper_path: str
 ) -> None:
@@ -976,6 +999,49 @@ def test_a_place_whose_own_data_may_not_be_written(
         assert not d.compare_and_set("b", 2, MISSING)
     data, stat = admin.get(zookeeper_path)
     assert (data, stat.version, stat.numChildren) == (b"of somebody", 0, 0)
+
+
+def test_what_was_refused_is_tried_again_when_the_connection_is_made_anew(
+    zookeeper_client: KazooClient,
+    new_client: NewClient,
+    admin: KazooClient,
+    proxy: ZookeeperProxy,
+    zookeeper_path: str,
+) -> None:
+    """An ACL may have been changed meanwhile. Before, it would cost a request at each write."""
+
+    def version() -> int:
+        return admin.get(zookeeper_path)[1].version
+
+    admin.create(zookeeper_path, acl=world(read=True, create=True, delete=True, admin=True))
+    client = new_client(hosts=f"{HOST}:{proxy.port}", default_acl=READ_ACL_UNSAFE)
+    with Dict(zookeeper_path, client) as d, Dict(zookeeper_path, zookeeper_client) as writer:
+        writer.update(a=1, b=2, c=3, d=4)
+        d.sync()
+        with proxy.counting() as refused:
+            del d["a"]
+            d["new"] = 1
+        assert refused["multi"] == 4
+        with proxy.counting() as known:
+            d.compute("b", lambda value: MISSING)
+            d["newer"] = 1
+        assert known["multi"] == 2
+        assert version() == 0
+        admin.set_acls(zookeeper_path, OPEN_ACL_UNSAFE)
+        client.default_acl = OPEN_ACL_UNSAFE
+        lose_connection(client, proxy)
+        d.sync()
+        with proxy.counting() as tried:
+            del d["c"]
+            d.compute("d", lambda value: MISSING)
+        assert tried["multi"] == 2
+        assert version() == 2
+        with proxy.counting() as numbered:
+            d["newest"] = 1
+        # It would have to ask, if it had not been told the number of that.
+        assert numbered == {"multi": 1}
+        assert d == {"new": 1, "newer": 1, "newest": 1}
+        assert d.sync() is False
 
 
 def test_a_place_to_which_may_be_added_and_no_more(

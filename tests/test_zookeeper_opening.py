@@ -193,6 +193,14 @@ def test_a_timeout_is_seconds(timeout: Any) -> None:
         Dict("/path", KazooClient(), timeout=timeout)
 
 
+@pytest.mark.parametrize("limit", ["1MB", b"1", None, True, 1.0, 1e6, 0, -1])
+def test_the_limit_of_a_request_is_bytes(limit: Any) -> None:
+    error = ValueError if type(limit) is int else TypeError
+    with pytest.raises(error, match=r"^request_limit=.*: write bytes (as an int|above 0)"):
+        Dict("/path", client := KazooClient(), request_limit=limit)
+    assert not client.handler.running
+
+
 @pytest.mark.parametrize("autosync", ["often", None, "Strict", -1])
 def test_an_autosync_that_is_none(autosync: Any) -> None:
     client = KazooClient()

@@ -20,6 +20,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
 from kazoo.protocol.serialization import Exists, GetData
 from kazoo.protocol.states import Callback, KazooState
+from kazoo.security import make_acl
 
 from durabledict import MISSING, ConflictError, ZookeeperDict
 from durabledict.reading import Syncing
@@ -1538,6 +1539,41 @@ def test_a_write_that_was_refused_leaves_the_copy_good(store: Store) -> None:
         del d["none"]
     assert d.copy() == {"k": 1}
     assert d.stats.reloads == 1
+    store.check(d, "k")
+
+
+REMOVALS: dict[str, Callable[[Dict], object]] = {
+    "del": lambda d: d.__delitem__("k"),
+    "pop": lambda d: d.pop("k"),
+    "compute": lambda d: d.compute("k", lambda value: MISSING),
+    "clear": lambda d: d.clear(),
+}
+
+
+@pytest.mark.parametrize("autosync", [True, False])
+@pytest.mark.parametrize("may_write_place", [True, False])
+@pytest.mark.parametrize("name", REMOVALS)
+def test_a_key_that_another_makes_again_beside_its_removal_is_there(
+    store: Store, name: str, may_write_place: bool, autosync: bool
+) -> None:
+    """Rule 4.3: also where no answer tells the number of the removal, as it raises no version."""
+    store.put(k=1)
+    if not may_write_place:
+        acl = make_acl("world", "anyone", read=True, create=True, delete=True)
+        store.raw.set_acls(store.path, [acl])
+    d = store.open(autosync=autosync)
+    d["other"] = 1
+    del d["other"]  # By now it knows what it may.
+
+    def made_again() -> None:
+        store.put(k=2)
+        in_thread(d.sync)
+        assert dict.get(d, "k") == 2
+
+    # The removal is done, and its answer is about to be handed to the tree.
+    with hook(d._tree_transactions._commits, "run", after=made_again, times=1):
+        REMOVALS[name](d)
+    assert d.copy() == {"k": 2}
     store.check(d, "k")
 
 
