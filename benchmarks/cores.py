@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from .tables import Row
 
-__all__ = ["both_ways", "each_way", "one_core", "placed"]
+__all__ = ["both_ways", "each_way", "follow", "one_core", "placed"]
 
 
 @contextmanager
@@ -37,6 +37,18 @@ def placed(pid: int, client: int, server: int) -> Iterator[None]:
     finally:
         for which, allowed in before.items():
             os.sched_setaffinity(which, allowed)
+
+
+def follow(leader: int, process: int) -> None:
+    """Keep all threads of a process on the cores that the thread `leader` may use.
+
+    The system's call moves one thread, and memcached and ZooKeeper answer in others than the first.
+
+    """
+    if hasattr(os, "sched_setaffinity"):
+        allowed = os.sched_getaffinity(leader)
+        for thread in os.listdir(f"/proc/{process}/task"):
+            os.sched_setaffinity(int(thread), allowed)
 
 
 def one_core(pid: int) -> AbstractContextManager[None]:

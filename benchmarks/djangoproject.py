@@ -17,7 +17,7 @@ from tests.memcachedserver import MemcachedServer
 from tests.postgresserver import PostgresServer
 from tests.servers import HOST
 
-from .cores import both_ways, each_way
+from .cores import both_ways, each_way, follow
 from .tables import Row
 
 __all__ = ["SETTINGS", "Project", "project"]
@@ -61,18 +61,6 @@ class Project:
     def _followed(self, leader: int, measure: Callable[[], Iterable[Row]]) -> list[Row]:
         follow(leader, self.memcached.pid)
         return list(measure())
-
-
-def follow(leader: int, process: int) -> None:
-    """Keep all threads of a process on the cores that the thread `leader` may use.
-
-    The system's call moves one thread, and memcached answers in others than its first.
-
-    """
-    if hasattr(os, "sched_setaffinity"):
-        allowed = os.sched_getaffinity(leader)
-        for thread in os.listdir(f"/proc/{process}/task"):
-            os.sched_setaffinity(int(thread), allowed)
 
 
 @contextmanager

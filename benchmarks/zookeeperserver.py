@@ -10,8 +10,7 @@ from kazoo.client import KazooClient
 
 from tests.zookeeperservers import ZookeeperServer, started
 
-from .cores import both_ways, each_way
-from .djangoproject import follow
+from .cores import both_ways, each_way, follow
 from .tables import Row
 
 __all__ = ["anywhere_and_pinned", "each_placement", "fill", "ignore", "path_of", "zookeeper"]

@@ -13,9 +13,8 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.protocol.states import Callback
 
-from benchmarks.cores import both_ways, one_core
+from benchmarks.cores import both_ways, follow, one_core
 from benchmarks.djangocounts import Counted, Counts, print_counts
-from benchmarks.djangoproject import follow
 from benchmarks.measure import Comparison, Statement, compare
 from benchmarks.printing import print_rows
 from benchmarks.rediscommands import PROCESSES, READS, Commands

@@ -211,11 +211,16 @@ def dicts_of_one_client(port: int, path: str) -> None:
     client = server.client()
     one, two = Dict(path, client), Dict(f"{path}-2", client)
     unused = Dict(f"{path}-4", client)
+    dropped = [Dict(f"{path}-{number}", client) for number in (5, 6)]
     one["k"] = two["k"] = 1
     parents = server.sessions()
 
     def child() -> None:
         one["k"] = two["k"] = 2
+        # Dropped without `close`, one that was used here, and one that still counts in the parent.
+        dropped[0]["k"] = 2
+        dropped.clear()
+        gc.collect()
         # Opened here with a client whose threads are the parent's.
         three = Dict(f"{path}-3", client, "strict")
         three["k"] = 3
@@ -245,7 +250,7 @@ def dicts_of_one_client(port: int, path: str) -> None:
         ended_well(fork(first_of_all))
     assert one.sync()
     assert (one["k"], two["k"]) == (2, 4)
-    for d in (one, two, unused):
+    for d in (one, two, unused, *dropped):
         assert client.connected
         d.close()
     assert not client.connected
