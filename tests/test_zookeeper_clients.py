@@ -1209,7 +1209,19 @@ def test_a_read_only_client_reads_what_a_server_has_that_is_cut_off(zookeeper_pa
     ):
         with started(ensemble.client()) as client, Dict(zookeeper_path, client) as d:
             d.update(a=1, b=2)
+        earlier = ensemble.client(timeout=4, read_only=True)
+        were_open = [Dict(zookeeper_path, earlier, on_outage=way) for way in ("raise", "stale")]
+        session = earlier.client_id
         with without_quorum(ensemble) as last:
+            wait_until(
+                lambda: earlier.client_state == KeeperState.CONNECTED_RO, "it is connected again"
+            )
+            # Not in the session that it had, so that all is to be loaded, which takes a leader.
+            assert earlier.client_id != session
+            with pytest.raises(NotReadOnlyCallError):
+                were_open[0]["a"]
+            assert were_open[1]["a"] == 1
+            assert were_open[1].stale_since is not None
             client = ensemble.client(first=last, timeout=4, read_only=True)
             before = settings(client)
             d = Dict(zookeeper_path, client)
@@ -1234,6 +1246,10 @@ def test_a_read_only_client_reads_what_a_server_has_that_is_cut_off(zookeeper_pa
         assert d.sync() is False
         d.close()
         assert settings(client) == before
+        wait_until(lambda: earlier.client_state == KeeperState.CONNECTED, "so has the earlier one")
+        for d in were_open:
+            assert d == {"a": 3, "b": 2}
+            d.close()
 
 
 def reads_and_does_not_write(d: Dict) -> None:
