@@ -22,8 +22,8 @@ from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
 from kazoo.protocol.states import Callback, KazooState
 
 from . import reading
+from .zookeeperanswers import Watch
 from .zookeeperrequests import PlacedResult
-from .zookeepertree import Watch
 
 __all__ = ["Client", "NotConnectedError"]
 

@@ -13,10 +13,11 @@ from kazoo.exceptions import RolledBackError, RuntimeInconsistency
 from kazoo.protocol.states import ZnodeStat
 
 from .changes import Commit
+from .zookeeperanswers import Held, Ticket, Watch
 from .zookeeperclient import Client
 from .zookeepernames import Place
 from .zookeepersizes import Entry
-from .zookeepertree import Held, Ticket, Tree, Watch
+from .zookeepertree import Tree
 
 __all__ = ["Commits", "failure_of"]
 

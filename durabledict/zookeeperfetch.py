@@ -20,10 +20,11 @@ from kazoo.protocol.states import ZnodeStat
 
 from .changes import Undecodable
 from .errors import DecodingError
+from .zookeeperanswers import Answer, Asking, Held, Listing, Moment, Plan, Watch
 from .zookeeperclient import Client
 from .zookeepernames import Place
 from .zookeeperrequests import MultiRead, SetWatches
-from .zookeepertree import Answer, Asking, Held, Listing, Moment, Plan, Tree, Watch
+from .zookeepertree import Tree
 
 __all__ = ["Fetcher"]
 

@@ -21,11 +21,12 @@ from kazoo.protocol.states import ZnodeStat
 from kazoo.security import OPEN_ACL_UNSAFE
 
 from .changes import Commit
+from .zookeeperanswers import Ticket, Watch
 from .zookeeperclient import Client
 from .zookeepercommits import Commits, failure_of
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
-from .zookeepertree import Ticket, Tree, Watch
+from .zookeepertree import Tree
 
 __all__ = ["Transactions"]
 

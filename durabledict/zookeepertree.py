@@ -1,138 +1,27 @@
-"""What this process knows of one tree of znodes: which keys are good, which have to be asked for.
+"""What this process knows of one tree of znodes: answers and own writes become news.
 
 Memory alone: nothing here sends a request, and no user's code runs under the lock. Requests go out
-in `zookeeperfetch` and `zookeeperwrites`, which hand their answers in here. docs/internals.rst,
+in `zookeeperfetch` and `zookeepercommits`, which hand their answers in here. docs/internals.rst,
 section 4, has the rules whose numbers stand in the comments.
 """
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
-from kazoo.protocol.states import EventType, WatchedEvent, ZnodeStat
+from kazoo.protocol.states import ZnodeStat
 
 from .errors import MISSING
+from .zookeeperanswers import Answer, Held, Listing, Moment, Plan, Ticket, Watch
+from .zookeepermarks import Marks
 
-__all__ = ["Answer", "Asking", "Held", "Listing", "Moment", "Plan", "Ticket", "Tree", "Watch"]
-
-
-class Watch:
-    """One watch on a znode's data, or (without a name) on the list of children.
-
-    Each request that arms one brings a new object, so that an event can be told from the event of
-    the watch before it (rule 4.3). ZooKeeper's client holds it, so it must not hold the tree.
-
-    """
-
-    __slots__ = ("_tree", "fired", "name")
-
-    def __init__(self, tree: weakref.ref[Tree], name: str | None) -> None:
-        self._tree = tree
-        self.name = name
-        self.fired = False
-
-    def __call__(self, event: WatchedEvent) -> None:
-        """Mark what changed; called on a thread of the client's, which must not wait."""
-        tree = self._tree()
-        if tree is not None:
-            tree.hear(self, lost=event.type == EventType.NONE)
+__all__ = ["Tree"]
 
 
-class Held(NamedTuple):
-    """The version of a znode whose value is known."""
-
-    created: int  # czxid: another incarnation of the node has another one
-    modified: float  # mzxid; a fraction where it is not known
-    digest: int  # of the payload
-    epoch: int  # the connection on which it was read
-
-
-class Answer(NamedTuple):
-    """What `get` said of one znode. Without a stat: it is not there."""
-
-    name: str
-    watch: Watch
-    stat: ZnodeStat | None = None
-    digest: int = 0
-    value: Any = MISSING  # MISSING: not decoded, since this version is held
-
-
-class Listing(NamedTuple):
-    """What `get_children` said, as of `changed`, when the last child came or went (pzxid)."""
-
-    watch: Watch
-    names: frozenset[str]
-    changed: int
-
-
-class Asking(NamedTuple):
-    """A znode that is to be read."""
-
-    name: str
-    watch: Watch
-    is_new: bool  # the watch is not armed yet
-
-
-class Moment:
-    """What was marked at the moment of an answer: at its place among the events.
-
-    :param reached: an event that is set then
-    :param names: of all that was asked for
-    :param earlier: the watches of what was read before that answer, and not by it
-    :param lists: whether the list of children was among that
-
-    """
-
-    __slots__ = ("_earlier", "_lists", "_names", "_tree", "is_unmarked", "reached", "writes")
-
-    def __init__(
-        self, tree: Tree, reached: Any, names: Set[str], earlier: Collection[Watch], lists: bool
-    ) -> None:
-        self._tree = tree
-        self.reached = reached
-        self._names = names
-        self._earlier = earlier
-        self._lists = lists
-        #: Whether nothing was marked then but what that answer shows.
-        self.is_unmarked = False
-        #: How many own writes were taken up to then.
-        self.writes = -1
-
-    def take(self) -> None:
-        """Note it; this is the moment."""
-        self.is_unmarked, self.writes = self._tree.look(self._names, self._earlier, self._lists)
-        self.reached.set()
-
-
-@dataclass(slots=True)
-class Plan:
-    """What has to be asked for, and the connection on which that was said."""
-
-    epoch: int
-    names: list[str]
-    children: bool
-    newest: int  # czxid of the newest znode held: what came after it, came after the plan
-
-
-class Ticket(NamedTuple):
-    """When an own write began."""
-
-    applied: int  # the stamp of the local copy
-    epoch: int
-    lists: bool  # whether others have changed the list of children before it
-    dropped: object  # to be kept until no lock is held
-
-
-class Tree:
-    """The versions held, the watches armed, the keys marked, and the news not yet applied.
-
-    `number` is the stamp: it is raised by everything that is marked and by all news. So a copy of
-    stamp `number` holds all that the session was told (rule 4.0).
+class Tree(Marks):
+    """What this process knows of one place, and the news that are not yet applied.
 
     :param on_mark: called after something was marked, also on a thread of the client's, with the
         number before that (None: by an own write), and whether the connection is lost
@@ -140,32 +29,13 @@ class Tree:
     """
 
     def __init__(self, on_mark: Callable[[int | None, bool], object]) -> None:
-        #: Also what `wait` waits for. Held for memory operations only; no other lock is taken
-        #: under it.
-        self.lock = threading.Condition()
-        self.number = 1
-        self.held: dict[str, Held] = {}
+        super().__init__(on_mark)
         #: Whether somebody has asked for what is marked since the last own write.
         self.is_asked_for = False
-        self._on_mark = weakref.WeakMethod(on_mark)
-        self._reference = weakref.ref(self)
-        # Raised whenever the client has dropped all watches: what was asked before arms nothing.
-        self._epoch = 0
-        self._armed: dict[str, Watch] = {}
-        self._child_watch: Watch | None = None
-        # The keys to ask for, those that are being asked for included, until the answer is here.
-        self._dirty: set[str] = set()
-        self._children_dirty = True
-        # Those of them that no event has marked, but an own write that has used up their watch.
-        self._unarmed: set[str] = set()
-        self._is_list_unarmed = False
-        # name -> the watch that an own write has sent along, whose answer is still to come
-        self._arming: dict[str, tuple[Watch, Any]] = {}
         # name -> the number under which its value, or that it is gone, became known
         self._news: dict[str, tuple[int, Any]] = {}
         # name -> the zxid of an own removal that no request sent since has confirmed
         self._removed: dict[str, float] = {}
-        self._is_new_session = True
         self._newest = 0
         # The number up to which news were dropped.
         self._forgotten = 0
@@ -174,93 +44,6 @@ class Tree:
         #: Whether a sync is under way, which needs all news since the copy that it began with.
         self.is_syncing = False
 
-    def watch(self, name: str | None = None) -> Watch:
-        """Return a watch to be armed; it counts from when its answer is handed in."""
-        return Watch(self._reference, name)
-
-    def watches_to_read(self, names: Iterable[str]) -> list[Asking]:
-        """Return the watches that are armed, or else new ones to be armed.
-
-        The client keeps each one that it was given until its event: a reload of what is not marked
-        is not to bring another.
-
-        """
-        with self.lock:
-            return [self._watch_to_read(name, self._armed.get(name)) for name in names]
-
-    def child_watch_to_read(self) -> Watch:
-        """Return the same for the list of children."""
-        with self.lock:
-            return self._watch_to_read(None, self._child_watch).watch
-
-    def _watch_to_read(self, name: str | None, armed: Watch | None) -> Asking:
-        if armed is None or armed.fired:
-            return Asking(name or "", Watch(self._reference, name), True)
-        return Asking(name or "", armed, False)
-
-    def armed(self) -> list[Watch]:
-        """Return the watches that are armed, or are being armed."""
-        with self.lock:
-            armed = [*self._armed.values(), *(watch for watch, _ in self._arming.values())]
-            return armed if self._child_watch is None else [*armed, self._child_watch]
-
-    # -- marks --------------------------------------------------------------------------------
-
-    def hear(self, watch: Watch, lost: bool) -> None:
-        """Mark what an event tells of. Nothing is applied here (rule 4.1)."""
-        with self.lock:
-            watch.fired = True
-            if watch.name is None:
-                current = self._child_watch is watch
-            else:
-                current = self._armed.get(watch.name) is watch
-            if not current:
-                return  # whoever asked after this event has its answer, or marks the key itself
-            before = self.number
-            if lost:
-                self._lose()
-            elif watch.name is None:
-                self._child_watch = None
-                self._children_dirty = True
-            else:
-                del self._armed[watch.name]
-                self._dirty.add(watch.name)
-            self._raise_number()
-        self._tell(before, lost)
-
-    def lose(self, session: bool = False) -> None:
-        """Mark everything: the client has dropped all its watches (rule 4.2).
-
-        :param session: the session ended with the connection. The next one may be with a server
-            that was restored from a backup, whose numbers began anew: no version counts any more
-
-        """
-        with self.lock:
-            before = self.number
-            self._lose()
-            self._is_new_session |= session
-            self._raise_number()
-        self._tell(before, lost=True)
-
-    def _lose(self) -> None:
-        self._epoch += 1
-        self._armed.clear()
-        self._arming.clear()
-        self._child_watch = None
-        self._dirty.update(self.held)
-        self._children_dirty = True
-        self._unarmed.clear()
-        self._is_list_unarmed = False
-
-    def _raise_number(self) -> None:
-        self.number += 1
-        self.lock.notify_all()
-
-    def _tell(self, before: int | None, lost: bool = False) -> None:
-        on_mark = self._on_mark()
-        if on_mark is not None:
-            on_mark(before, lost)
-
     def remembers(self, since: Any) -> bool:
         """Whether the news since a stamp are known: it was given here, and in this session."""
         return (
@@ -268,11 +51,6 @@ class Tree:
             and type(since) is int
             and self._forgotten <= since <= self.number
         )
-
-    def after_fork(self) -> None:
-        """Mark everything in a child, which has no watches, and no session yet."""
-        self.lock = threading.Condition()
-        self.lose(session=True)
 
     # -- asking -------------------------------------------------------------------------------
 

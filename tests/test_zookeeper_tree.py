@@ -21,8 +21,9 @@ from kazoo.exceptions import ConnectionLoss, NodeExistsError, NoNodeError
 from kazoo.protocol.states import EventType, KeeperState, WatchedEvent, ZnodeStat
 
 from durabledict.errors import MISSING
+from durabledict.zookeeperanswers import Answer, Held, Listing, Moment, Plan, Ticket, Watch
 from durabledict.zookeeperfetch import ROUNDS
-from durabledict.zookeepertree import Answer, Held, Listing, Moment, Plan, Ticket, Tree, Watch
+from durabledict.zookeepertree import Tree
 
 from .servers import PATIENCE
 
