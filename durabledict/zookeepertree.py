@@ -402,12 +402,8 @@ class Tree(Marks):
         all_are_news = True
         for name, new, value in written:
             held = all_held.get(name)
-            if held is None:
-                is_news = True
-            elif held.epoch == new.epoch:
-                is_news = new.modified > held.modified
-            else:
-                is_news = held[:3] != new[:3]
+            # Of a connection before this one a version may say nothing; then all is marked anyway.
+            is_news = held is None or new.modified > held.modified
             if not is_news or new.modified <= self._removed.get(name, 0):
                 all_are_news = False
                 continue

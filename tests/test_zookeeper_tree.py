@@ -499,8 +499,10 @@ def test_an_own_write_uses_up_the_watch(known: Known) -> None:
     """Rule 4.3: the key stays marked until somebody asks for it."""
     before, after = known.wrote(known.ticket(), known.answer("a", 3, created=1))
     assert before == known.stamp
-    assert after != known.tree.number
+    number = known.tree.number
+    assert after != number
     known.watches["a"](CHANGED)  # the event of the write: nobody cares
+    assert known.tree.number == number
     assert known.dirty() == ({"a"}, False)
     assert known.news() == {"a": "a3"}
 
@@ -662,6 +664,15 @@ def test_an_answer_from_before_an_own_removal_brings_nothing_back(known: Known) 
     known.again("a")
     known.accept(plan, [known.answer("a", 5)], Listing(known.tree.watch(), frozenset("ab"), 5))
     assert known.news() == {"a": "a5"}
+
+
+def test_nor_does_an_own_write_from_before_an_own_removal(known: Known) -> None:
+    """Of another thread, whose answer is taken later."""
+    ticket = known.ticket()
+    known.wrote(known.ticket(), removed=["a"], zxid=4, lists=True)
+    assert known.wrote(ticket, known.answer("a", 3, created=1)) == (None, None)
+    assert "a" not in known.tree.held
+    assert known.news() == {"a": MISSING}
 
 
 def test_a_failed_write_marks_its_keys_and_the_list(known: Known) -> None:
