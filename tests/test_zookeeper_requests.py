@@ -265,6 +265,29 @@ def test_many_changes_are_asked_for_at_once(asked: Asked, one_by_one: bool) -> N
     assert result() == -7
 
 
+def test_so_many_are_under_way_at_once_and_no_more(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is an object in the client until it is answered."""
+    monkeypatch.setattr("durabledict.zookeeperfetch.BURST", 10)
+    asked.fill(25)
+    d = asked.open()
+    d._client.read_one_by_one()
+    asked.store.put(**{str(number): -number for number in range(25)})
+    asked.store.tell(d)
+    held = asked.proxy.hold(b"<getData")
+    seen = asked.proxy.watch(b"<getData")
+    behind = asked.proxy.watch(b"<exists")
+    result = started_in_thread(lambda: d["7"])
+    held.wait()
+    asked.cut.client.exists_async("/")
+    behind.wait()
+    assert seen.hits == 10
+    held.release()
+    assert result() == -7
+    assert seen.hits == 25
+
+
 @pytest.mark.parametrize("first", ["list", "key"])
 def test_so_is_the_list_along_with_them(asked: Asked, first: str) -> None:
     asked.fill(3)
