@@ -26,6 +26,8 @@ def suite_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
 
 
 class ZookeeperSuite(DurableDictSuite):
+    sequences = (15, 40)
+
     @pytest.fixture(autouse=True)
     def client(self, suite_client: KazooClient) -> None:
         self._client = suite_client
