@@ -18,6 +18,7 @@ __all__ = [
     "check_encodings",
     "decode",
     "decode_all",
+    "encode",
     "immutable_types",
     "prepare",
     "refusal",
@@ -113,6 +114,18 @@ def decode_all(encoding: Any, payloads: list[tuple[Any, Any]]) -> dict[Any, Any]
 def immutable_types(encoding: Any) -> frozenset[type]:
     """Return the types whose values need no decoding after they were encoded."""
     return frozenset() if _binds(encoding) else getattr(encoding, "immutable", frozenset())
+
+
+def encode(encoding: Any, keyspace: str, key: object, value: object) -> Any:
+    """Return the payload to store, where nobody needs the value that reading it back gives.
+
+    :raises EncodingError: naming the key
+
+    """
+    try:
+        return _bound(encoding, keyspace, key).encode(value)
+    except Exception as error:
+        raise refusal(key, error) from error
 
 
 def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[Any, Any]:

@@ -14,7 +14,8 @@ import select
 import threading
 import time
 import weakref
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from pymemcache import Client, HashClient, PooledClient
 from pymemcache.client import base
@@ -22,7 +23,9 @@ from pymemcache.exceptions import MemcacheClientError, MemcacheError
 
 from .stampcaches import StampCache, as_number
 
-__all__ = ["MemcachedCache"]
+__all__ = ["MemcachedCache", "connections_of"]
+
+T = TypeVar("T")
 
 #: Connections that are kept: as many as threads are likely to ask at once.
 KEPT = 64
@@ -55,7 +58,7 @@ class MemcachedCache(StampCache):
                 f"cache={client!r}: pass a Client, PooledClient or HashClient of pymemcache"
             )
         self._client: Any = client
-        self._connections = _connections_of(client)
+        self._connections = connections_of(client)
         self.nodes = len(client.clients) if isinstance(client, HashClient) else 1
 
     @property
@@ -125,26 +128,81 @@ class _Connections:
         :raises ConnectionError: a HashClient leaves the key's node alone for a moment
 
         """
+        self._look()
+        if self._turn is None:
+            return self._ask_one(lambda one: getattr(one, command)(key, *arguments, **named))
+        with self._turn:
+            return self._ask_one_of_several(command, key, *arguments, **named)
+
+    def ask_nodes(self, keys: Iterable[str], function: Callable[[Any, list[str]], T]) -> list[T]:
+        """Call a function with the client of each node that has some of the keys, and these keys.
+
+        :return: what it returned, in no order
+        :raises ConnectionError: a HashClient leaves a node alone for a moment
+
+        """
+        self._look()
+        if self._turn is None:
+            wanted = list(keys)
+            return [self._ask_one(lambda one: function(one, wanted))]
+        with self._turn:
+            one = self._take()
+            try:
+                return [
+                    self._ask_node(one, node, function, wanted)
+                    for node, wanted in _by_node(one, keys)
+                ]
+            except BaseException:
+                _close(one)
+                raise
+            finally:
+                self._give(one, 1)
+
+    def ask_all(self, function: Callable[[Any], T]) -> list[T]:
+        """Call a function with the client of each node."""
+        self._look()
+        if self._turn is None:
+            return [self._ask_one(function)]
+        with self._turn:
+            one = self._take()
+            try:
+                return [function(node) for node in list(one.clients.values())]
+            except BaseException:
+                _close(one)
+                raise
+            finally:
+                self._give(one, 1)
+
+    @staticmethod
+    def _ask_node(
+        one: Any, node: Any, function: Callable[[Any, list[str]], T], wanted: list[str]
+    ) -> T:
+        answer: Any = one._safely_run_func(node, function, _NOT_ASKED, node, wanted)
+        if answer is _NOT_ASKED:
+            raise ConnectionError(f"the node of {wanted[0]!r} failed a moment ago")
+        return answer  # type: ignore[no-any-return]  # of pymemcache's
+
+    def _look(self) -> None:
+        """Begin anew in a forked child, and when servers were added."""
         if self.process != os.getpid():
             # A forked child leaves the parent its connections (rule 0.9).
             _inherited.append(self._free)
             self._begin()
         if self._names and _names_of(self._client()) != self._names:
-            self.close()  # servers were added
+            self.close()
             self._begin()
-        if self._turn is None:
-            one = self._take()
-            try:
-                answer = getattr(one, command)(key, *arguments, **named)
-            except BaseException:
-                # An answer that was not read would be taken for that to the next request, and so
-                # on for ever. (pymemcache itself closes at an Exception, and at nothing else.)
-                one.close()
-                raise
-            self._give(one, KEPT)
-            return answer
-        with self._turn:
-            return self._ask_one_of_several(command, key, *arguments, **named)
+
+    def _ask_one(self, function: Callable[[Any], T]) -> T:
+        one = self._take()
+        try:
+            answer = function(one)
+        except BaseException:
+            # An answer that was not read would be taken for that to the next request, and so on
+            # for ever. (pymemcache itself closes at an Exception, and at nothing else.)
+            one.close()
+            raise
+        self._give(one, KEPT)
+        return answer
 
     def _ask_one_of_several(self, command: str, key: str, *arguments: Any, **named: Any) -> Any:
         one = self._take()
@@ -228,6 +286,14 @@ def _twin_of_several(client: Any) -> Any:
     return twin
 
 
+def _by_node(one: Any, keys: Iterable[str]) -> list[tuple[Any, list[str]]]:
+    found: dict[int, tuple[Any, list[str]]] = {}
+    for key in keys:
+        node = one._get_client(key)
+        found.setdefault(id(node), (node, []))[1].append(key)
+    return list(found.values())
+
+
 def _nodes(one: Any) -> list[Any]:
     return list(one.clients.values()) if isinstance(one, HashClient) else [one]
 
@@ -264,7 +330,7 @@ _registering = threading.RLock()
 _inherited: list[Any] = []
 
 
-def _connections_of(client: Any) -> _Connections:
+def connections_of(client: Any) -> _Connections:
     """Return what all stamps in this client share; closed when the client is gone."""
     with _registering:
         found = _registered.get(client)

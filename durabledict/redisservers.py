@@ -202,6 +202,12 @@ class Servers:
         node = self._cluster().get_node_from_key(key)
         return self._server(node.name, node)
 
+    def all_servers(self) -> list[Server]:
+        """Return the primaries: together they hold all keys."""
+        if not self.is_cluster:
+            return [self._server("", None)]
+        return [self._server(node.name, node) for node in self._cluster().get_primaries()]
+
     def server_at(self, host: str, port: int) -> Server:
         """Return the server at an address that another one named (ASK)."""
         node = self._cluster().get_node(host=host, port=port)

@@ -1,0 +1,273 @@
+"""`ChainedStore`: Stores in order, the fastest first, the durable one last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from ..options import seconds
+from .base import BaseStore, Key
+from .guarded import GuardedStore
+from .keys import addresses_of
+from .layers import Layer, Look, layer_of
+from .memory import ProcessMemoryStore
+
+__all__ = ["ChainedStore"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("durabledict.stores")
+
+#: Seconds for which nothing is cached under a key whose writer was killed.
+MARKER_LIFE = 10.0
+
+
+class ChainedStore(BaseStore):
+    """Writes through a chain of Stores, and reads from the first of them that has the object.
+
+    >>> class Foo:
+    ...     __stockpyle_keys__ = ["key"]
+    ...     def __init__(self, key):
+    ...         self.key = key
+    >>> cache, lasting = ProcessMemoryStore(lifetime_cb=lambda obj: 5), ProcessMemoryStore()
+    >>> store = ChainedStore([cache, lasting])
+    >>> store.put(Foo(1))
+    >>> cache.get(Foo, {"key": 1}) is lasting.get(Foo, {"key": 1}) is not None
+    True
+
+    The last Store is the durable one: what it raises, the caller gets. Those before it are caches:
+    one that is down is logged and passed over, and is read again when it has been told what it
+    missed. A get fills the caches that did not have the object.
+
+    Neither a slow put nor a slow get leaves an old object in a cache, nor brings back one that was
+    deleted, where the cache can compare and set; all Stores of this package can but
+    DurableDictStore and ShoveStore. Others hold an object no longer than its lifetime: the chain
+    warns.
+
+    A batch of hits is one request to each layer, two by a key other than the first; any other batch
+    is at most three, whatever its size, and one more where others write the same keys at that
+    moment.
+
+    :param stores: the Stores
+    :param marker_life: seconds that a put or delete may take. A writer that is killed midway leaves
+        its keys uncached for so long
+    :raises ValueError: no Stores
+    :raises TypeError: something that is no Store
+
+    """
+
+    def __init__(self, stores: Iterable[BaseStore], *, marker_life: Any = MARKER_LIFE) -> None:
+        self._stores = list(stores)
+        if not self._stores:
+            raise ValueError("stores=[]: a chain has at least one Store, the durable one")
+        for store in self._stores:
+            if not isinstance(store, BaseStore):
+                raise TypeError(f"stores: {store!r} is no Store; subclass BaseStore")
+        life = seconds(marker_life)
+        if life is None or life <= 0:
+            raise ValueError(f"marker_life={marker_life!r}: write seconds above 0, or a timedelta")
+        *caches, self._last = self._stores
+        self._layers = [layer_of(store, life) for store in caches]
+        self._hooks = [
+            store._before_stockpyle_deserialize
+            for store in self._stores
+            if type(store)._before_stockpyle_deserialize
+            is not BaseStore._before_stockpyle_deserialize
+        ]
+        first = self._stores[0]
+        # Memory is never down, so that a hit there needs no more than its own `get`.
+        self._first_get = first.get if caches and type(first) is ProcessMemoryStore else None
+        self._warn()
+
+    def __repr__(self) -> str:
+        return f"ChainedStore({self._stores!r})"
+
+    @property
+    def shared(self) -> bool:  # type: ignore[override]  # the last one knows
+        """Whether other processes see what is put here."""
+        return self._last.shared
+
+    def _warn(self) -> None:
+        for place, store in enumerate(self._stores[:-1]):
+            if not isinstance(store, GuardedStore):
+                logger.warning(
+                    "the layer %r cannot compare and set: beside other writers it may hold an old "
+                    "object as long as its lifetime",
+                    store,
+                )
+            below = self._stores[place + 1 :]
+            lifetime = getattr(store, "lifetime_cb", None)
+            if not store.shared and lifetime is None and any(each.shared for each in below):
+                logger.warning(
+                    "the layer %r is of this process alone, in front of one that others write to, "
+                    "and never hears of it: give it a lifetime_cb, lambda obj: 5 say",
+                    store,
+                )
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, klass: type[T], key: Key) -> T | None:
+        """Return the object from the first layer that has it, or None.
+
+        :raises KeyError: no layer is indexed by these attributes
+
+        """
+        if self._first_get is not None:
+            try:
+                found = self._first_get(klass, key)
+            except (KeyError, TypeError):
+                found = None
+            if found is not None:
+                return self._handed_out(found) if self._hooks else found
+        return self.batch_get(klass, [key])[0]
+
+    def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
+        """Return an object or None for each key; each layer is asked for what is still missing.
+
+        :raises KeyError: no layer is indexed by these attributes
+
+        """
+        wanted = list(keys)
+        found: list[Any] = [None] * len(wanted)
+        sources: list[Any] = [None] * len(wanted)
+        looks: list[tuple[Layer, Look, list[int]]] = []
+        missing = list(range(len(wanted)))
+        try:
+            for layer in self._layers:
+                if not missing:
+                    break
+                look = layer.look(klass, [wanted[place] for place in missing])
+                looks.append((layer, look, missing))
+                _take(look.objects, missing, found, sources, layer.store)
+                missing = [place for place in missing if found[place] is None]
+            if missing:
+                below = self._ask_last(klass, [wanted[place] for place in missing], looks)
+                _take(below, missing, found, sources, self._last)
+            again = self._claim(looks, found, sources)
+        except BaseException:
+            for layer, look, _ in looks:
+                layer.fill(look, [])
+            raise
+        for layer, look, asked in looks:
+            objs = [found[place] for place in asked]
+            missed = [o for o, had in zip(objs, look.objects, strict=True) if had is None]
+            layer.fill(look, [again.get(id(obj), obj) for obj in missed if obj is not None])
+        return [obj if obj is None else self._handed_out(obj) for obj in found]
+
+    def _ask_last(
+        self, klass: type, keys: list[Key], looks: list[tuple[Layer, Look, list[int]]]
+    ) -> Sequence[Any]:
+        try:
+            return self._last.batch_get(klass, keys)
+        except KeyError:
+            if any(look.answered for _, look, _ in looks):
+                return [None] * len(keys)
+            raise
+
+    def _claim(
+        self,
+        looks: list[tuple[Layer, Look, list[int]]],
+        found: list[Any],
+        sources: list[Any],
+    ) -> dict[int, Any]:
+        """Put markers for what was found by another key than its first, and read that once more.
+
+        Before it was found, nobody could know where its record is. So what was read then may be
+        older than the marker.
+
+        :return: what was read, by the `id` of the object that was found
+
+        """
+        needed: dict[int, int] = {}
+        for layer, look, asked in looks:
+            objs = {
+                id(found[place]): place
+                for place, had in zip(asked, look.objects, strict=True)
+                if had is None and found[place] is not None
+            }
+            for obj in layer.claim(look, [found[place] for place in objs.values()]):
+                needed[id(obj)] = objs[id(obj)]
+        again: dict[int, Any] = {}
+        groups: dict[tuple[int, type], list[int]] = {}
+        for place in needed.values():
+            groups.setdefault((id(sources[place]), type(found[place])), []).append(place)
+        for (_, klass), places in groups.items():
+            keys = [addresses_of(found[place], False)[0].key for place in places]
+            for place, obj in zip(places, sources[places[0]].batch_get(klass, keys), strict=True):
+                again[id(found[place])] = obj
+        return again
+
+    def _handed_out(self, obj: Any) -> Any:
+        for hook in self._hooks:
+            changed = hook(obj)
+            if changed is not None:
+                obj = changed
+        return obj
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def put(self, obj: Any) -> None:
+        """Store the object in the last Store, then in the others."""
+        self.batch_put([obj])
+
+    def batch_put(self, objs: Iterable[Any]) -> None:
+        """Store the objects in the last Store, then in the others."""
+        self._write(list(objs), deleted=False)
+
+    def delete(self, obj: Any) -> None:
+        """Remove the object from the last Store, and from the others."""
+        self.batch_delete([obj])
+
+    def batch_delete(self, objs: Iterable[Any]) -> None:
+        """Remove the objects from the last Store, and from the others."""
+        self._write(list(objs), deleted=True)
+
+    def delete_key(self, klass: type, key: Key) -> None:
+        """Remove the object that has these attributes from all layers.
+
+        :raises KeyError: no layer is indexed by them
+
+        """
+        found = []
+        for layer in self._layers:
+            look = layer.look(klass, [key])
+            found += look.objects
+            layer.fill(look, [])
+        try:
+            found.append(self._last.get(klass, key))
+        except KeyError:
+            if not any(obj is not None for obj in found):
+                raise
+        objs = [obj for obj in found if obj is not None]
+        if objs:
+            self._write(objs, deleted=True)
+
+    def _write(self, objs: list[Any], deleted: bool) -> None:
+        if not objs:
+            return
+        writes = [(layer, layer.begin(objs)) for layer in self._layers]
+        try:
+            if deleted:
+                self._last.batch_delete(objs)
+            else:
+                self._last.batch_put(objs)
+        except BaseException:
+            for layer, write in writes:
+                layer.abandon(write)
+            raise
+        for layer, write in reversed(writes):
+            layer.end(write, deleted)
+
+    def release(self) -> None:
+        """Release all Stores of the chain."""
+        for store in self._stores:
+            store.release()
+
+
+def _take(
+    told: Sequence[Any], places: list[int], found: list[Any], sources: list[Any], source: Any
+) -> None:
+    for place, obj in zip(places, told, strict=True):
+        if obj is not None:
+            found[place], sources[place] = obj, source

@@ -1,0 +1,290 @@
+"""`BaseDictionaryStore`: a Store over whatever holds bytes under names.
+
+One record, many keys: an object is stored once, under its first key. Its other keys, and with
+``polymorphic=True`` those of its base classes, are pointers to it. Records are written before their
+pointers; a read through a pointer checks that the object still has the attributes asked for, and a
+pointer is only removed while it leads to the very record (rule 5.4 of docs/internals.rst).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from .. import coder
+from ..basicencodings import PickleEncoding
+from ..errors import DecodingError
+from .base import BaseStore, Key
+from .cells import pack_pointer, pack_record, pointer_of, record_of
+from .keys import Address, addresses_of, locate, matches
+from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+
+__all__ = ["BaseDictionaryStore", "Prepared", "Writing"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("durabledict.stores")
+
+#: A name, what is to be stored under it, and for how many seconds (None: for ever).
+Writing = tuple[str, bytes, "float | None"]
+
+
+class Prepared(NamedTuple):
+    """An object, ready to be stored.
+
+    :param name: of its record
+    :param pointers: names of the pointers to it
+    :param cell: the record; None: its lifetime is over, so that it is not kept
+    :param lifetime: in seconds; None: for ever
+
+    """
+
+    name: str
+    pointers: tuple[str, ...]
+    cell: bytes | None
+    lifetime: float | None
+
+
+class BaseDictionaryStore(BaseStore):
+    """A Store over something that holds bytes under names; a subclass says how.
+
+    Three methods are needed: `_read`, `_write` and `_remove`. Those of many names have defaults
+    that go name by name, and `_remove_if` has one that is not atomic.
+
+    A get is one read; two by a key other than the first. Where the class has one key, a put is one
+    write, and otherwise a read before it and one or two writes after it; so is a delete.
+
+    :param polymorphic: objects are also found as what their base classes are
+    :param lifetime_cb: a function of an object that returns its lifetime: seconds, a timedelta, a
+        datetime, or None for ever; 0 or the past: it is not kept
+    :param encoding: turns objects into bytes and back
+    :param old_encoding: reads payloads that are not of `encoding`; nothing is written in it
+    :param allow_unsigned: allow a pickle as `old_encoding` of a signed encoding
+
+    """
+
+    #: Whether `_write` has the store itself forget what has expired.
+    expires_natively: bool = False
+
+    #: What signatures are bound to, beside the name; see `SignedEncoding`.
+    keyspace: str = "durabledict.stores"
+
+    def __init__(
+        self,
+        polymorphic: bool = False,
+        lifetime_cb: LifetimeCallback | None = None,
+        *,
+        encoding: Any = PickleEncoding,
+        old_encoding: Any = None,
+        allow_unsigned: bool = False,
+    ) -> None:
+        coder.check_encodings(encoding, old_encoding, allow_unsigned)
+        self.polymorphic = polymorphic
+        self.lifetime_cb = checked_callback(lifetime_cb)
+        self.encoding = encoding
+        self.old_encoding = old_encoding
+
+    # -- what a subclass supplies ---------------------------------------------------------------
+
+    @abstractmethod
+    def _read(self, name: str) -> bytes | None:
+        """Return what is stored under a name, or None."""
+
+    @abstractmethod
+    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
+        """Store something under a name.
+
+        :param lifetime: seconds after which the store may forget it; None: never
+
+        """
+
+    @abstractmethod
+    def _remove(self, name: str) -> None:
+        """Remove what is stored under a name, if there is something."""
+
+    def _read_many(self, names: Iterable[str]) -> Mapping[str, bytes]:
+        """Return what is stored, by name; a name without anything is left out."""
+        found = {}
+        for name in names:
+            cell = self._read(name)
+            if cell is not None:
+                found[name] = cell
+        return found
+
+    def _write_many(self, writings: Iterable[Writing]) -> None:
+        """Store many, in this order."""
+        for name, cell, lifetime in writings:
+            self._write(name, cell, lifetime)
+
+    def _remove_many(self, names: Iterable[str]) -> None:
+        """Remove many."""
+        for name in names:
+            self._remove(name)
+
+    def _remove_if(self, cells: Mapping[str, bytes]) -> None:
+        """Remove the names under which still is what is given here.
+
+        Best in one atomic step each: as it is written here, what another process writes in between
+        is removed, too.
+
+        """
+        found = self._read_many(cells)
+        self._remove_many([name for name, cell in cells.items() if found.get(name) == cell])
+
+    # -- the six operations -----------------------------------------------------------------------
+
+    def get(self, klass: type[T], key: Key) -> T | None:
+        """Return the object, or None: one read, two by a key other than the first.
+
+        :raises KeyError: the class is not indexed by these attributes
+        :raises DecodingError: it cannot be decoded, or was refused
+
+        """
+        return self.batch_get(klass, [key])[0]
+
+    def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
+        """Return an object or None for each key, with as many requests as one takes."""
+        addresses = [locate(klass, key) for key in keys]
+        if not addresses:
+            return []
+        cells = dict(self._read_many({address.name: None for address in addresses}))
+        targets = _targets(cells)
+        records = self._read_many(dict.fromkeys(targets.values())) if targets else {}
+        return [self._found(address, cells, targets, records) for address in addresses]
+
+    def put(self, obj: Any) -> None:
+        """Store an object under all its keys.
+
+        :raises EncodingError: it cannot be encoded; nothing was stored
+
+        """
+        self.batch_put([obj])
+
+    def batch_put(self, objs: Iterable[Any]) -> None:
+        """Store objects, with as many requests as one takes; all are encoded before any is sent."""
+        prepared = {each.name: each for each in map(self._prepare, objs)}
+        kept = [each for each in prepared.values() if each.cell is not None]
+        gone = [each for each in prepared.values() if each.cell is None]
+        if kept:
+            self._put_prepared(kept)
+        if gone:
+            self._delete_prepared([(each.name, each.pointers) for each in gone])
+
+    def delete(self, obj: Any) -> None:
+        """Remove the object with the first key of this one, and what leads to it."""
+        self.batch_delete([obj])
+
+    def batch_delete(self, objs: Iterable[Any]) -> None:
+        """Remove objects, with as many requests as one takes."""
+        names = [self._names(obj) for obj in objs]
+        if names:
+            self._delete_prepared(names)
+
+    # -- how they do it ---------------------------------------------------------------------------
+
+    def _names(self, obj: Any) -> tuple[str, tuple[str, ...]]:
+        """Return the name of an object's record, and those of the pointers to it."""
+        first, *others = [address.name for address in addresses_of(obj, self.polymorphic)]
+        return first, tuple(name for name in dict.fromkeys(others) if name != first)
+
+    def _prepare(self, obj: Any) -> Prepared:
+        """Encode an object.
+
+        :raises EncodingError: naming what it is stored under
+
+        """
+        name, pointers = self._names(obj)
+        lifetime = lifetime_of(obj, self.lifetime_cb)
+        if lifetime is not None and lifetime <= 0:
+            return Prepared(name, pointers, None, lifetime)
+        expires = 0.0
+        if lifetime is not None and not self.expires_natively:
+            expires = time.time() + lifetime
+        payload = coder.encode(self.encoding, self.keyspace, name, obj)
+        return Prepared(name, pointers, pack_record(expires, pointers, payload), lifetime)
+
+    def _put_prepared(self, prepared: Sequence[Prepared]) -> None:
+        several = [each.name for each in prepared if each.pointers]
+        before = self._read_many(several) if several else {}
+        self._write_many([(each.name, each.cell or b"", each.lifetime) for each in prepared])
+        pointers = _pointer_writings(prepared)
+        if pointers:
+            self._write_many(pointers)
+        stale = stale_pointers(before, {each.name: each.pointers for each in prepared})
+        if stale:
+            self._remove_if(stale)
+
+    def _delete_prepared(self, names: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        several = [name for name, pointers in names if pointers]
+        before = self._read_many(several) if several else {}
+        self._remove_many([name for name, _ in names])
+        stale = {pointer: pack_pointer(name) for name, pointers in names for pointer in pointers}
+        stale.update(stale_pointers(before, {}))
+        if stale:
+            self._remove_if(stale)
+
+    def _found(
+        self,
+        address: Address,
+        cells: Mapping[str, bytes],
+        targets: Mapping[str, str],
+        records: Mapping[str, bytes],
+    ) -> Any:
+        """Return the object for an address, out of what was read; None: it is not there."""
+        name = targets.get(address.name, address.name)
+        cell = records.get(name) if address.name in targets else cells.get(name)
+        if cell is None:
+            return None
+        obj = self._decode(name, cell)
+        return obj if matches(obj, address) else None
+
+    def _decode(self, name: str, cell: bytes) -> Any:
+        """Return the object of a record; None: it has expired, or is no record.
+
+        :raises DecodingError: naming what it is stored under
+
+        """
+        try:
+            record = record_of(cell)
+        except DecodingError as error:
+            raise DecodingError(f"the value of key {name!r} cannot be decoded: {error}") from error
+        if record is None or (record.expires and record.expires <= time.time()):
+            return None
+        return coder.decode(self.encoding, self.old_encoding, self.keyspace, name, record.payload)
+
+
+def _targets(cells: Mapping[str, bytes]) -> dict[str, str]:
+    """Return where the pointers lead."""
+    found = {}
+    for name, cell in cells.items():
+        target = pointer_of(cell)
+        if target is not None:
+            found[name] = target
+    return found
+
+
+def _pointer_writings(prepared: Iterable[Prepared]) -> list[Writing]:
+    return [
+        (pointer, pack_pointer(each.name), each.lifetime)
+        for each in prepared
+        for pointer in each.pointers
+    ]
+
+
+def stale_pointers(
+    before: Mapping[str, bytes], kept: Mapping[str, tuple[str, ...]]
+) -> dict[str, bytes]:
+    """Return the pointers of records that were replaced, but for those that stay."""
+    found = {}
+    for name, cell in before.items():
+        try:
+            record = record_of(cell)
+        except DecodingError:
+            continue  # of a newer format: what leads to it is checked when it is read
+        for pointer in record.pointers if record is not None else ():
+            if pointer not in kept.get(name, ()):
+                found[pointer] = pack_pointer(name)
+    return found

@@ -1,0 +1,147 @@
+"""A Store over bytes under names that can compare and set: what memcached's and Redis's share."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import DecodingError
+from .base import Key
+from .cells import pack_pointer, pointer_of
+from .dictionary import BaseDictionaryStore, Prepared, Writing
+from .guarded import GuardedStore, Peeked, Settlement
+from .keys import Address, locate, matches
+
+__all__ = ["GuardedDictionaryStore", "SettledCell"]
+
+logger = logging.getLogger("durabledict.stores")
+
+
+class SettledCell(NamedTuple):
+    """What is to come in the place of a marker, as bytes.
+
+    :param name: of the record
+    :param cell: the record; None: nothing
+    :param lifetime: in seconds; None: for ever
+    :param proof: of `_mark_cells` or `_read_or_claim`; None: the marker is not one's own alone
+
+    """
+
+    name: str
+    cell: bytes | None
+    lifetime: float | None
+    proof: Any
+
+
+class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
+    """Makes of four operations on bytes what a chain needs of a layer."""
+
+    expires_natively = True
+
+    @abstractmethod
+    def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
+        """Put writers' markers; return the proofs, but none where another writer's was."""
+
+    @abstractmethod
+    def _read_or_claim(
+        self, names: Sequence[str], life: float
+    ) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Return what there is, and the proofs of readers' markers put where there is nothing."""
+
+    @abstractmethod
+    def _settle_cells(
+        self,
+        settled: Sequence[SettledCell],
+        pointers: Sequence[Writing],
+        removed: Mapping[str, bytes],
+        writes: bool,
+    ) -> None:
+        """Replace one's own markers; then write pointers, and remove those that are still these."""
+
+    @abstractmethod
+    def _spoil_cells(self, names: Sequence[str]) -> None:
+        """Put nobody's markers, which expire soon."""
+
+    def _place(self, address: Address) -> str:
+        return address.name
+
+    def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
+        addresses = [locate(klass, key) for key in keys]
+        cells = self._read_many({address.name: None for address in addresses})
+        targets: dict[str, str] = {}
+        for name, cell in cells.items():
+            try:
+                target = pointer_of(cell)
+            except DecodingError as error:
+                logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
+                continue
+            if target is not None:
+                targets[name] = target
+        records: Mapping[str, bytes] = {}
+        claims: dict[str, Any] = {}
+        if targets:
+            records, claims = self._read_or_claim(list(dict.fromkeys(targets.values())), life)
+        objects = [self._seen(address, cells, targets, records) for address in addresses]
+        return Peeked(objects, claims, bool(targets))
+
+    def _seen(
+        self,
+        address: Address,
+        cells: Mapping[str, bytes],
+        targets: Mapping[str, str],
+        records: Mapping[str, bytes],
+    ) -> Any:
+        target = targets.get(address.name)
+        name = target or address.name
+        cell = cells.get(name) if target is None else records.get(name)
+        if cell is None:
+            return None
+        try:
+            obj = self._decode(name, cell)
+        except DecodingError as error:
+            # The layers below have it: only a store that is alone has to tell its reader.
+            logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
+            return None
+        return obj if matches(obj, address) else None
+
+    def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
+        names = list(places)
+        return self._mark_cells(names, life) if names else {}
+
+    def _claim(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
+        names = list(places)
+        return self._read_or_claim(names, life)[1] if names else {}
+
+    def _settle(self, settlements: Iterable[Settlement], *, writes: bool) -> None:
+        settled: list[SettledCell] = []
+        pointers: list[Writing] = []
+        removed: dict[str, bytes] = {}
+        for place, obj, proof, gone in settlements:
+            prepared = None if obj is None else self._prepared_or_none(obj)
+            if prepared is None or prepared.cell is None:
+                settled.append(SettledCell(place, None, None, proof))
+            else:
+                settled.append(SettledCell(place, prepared.cell, prepared.lifetime, proof))
+                if proof is not None or not writes:
+                    pointers += [
+                        (name, pack_pointer(place), prepared.lifetime) for name in prepared.pointers
+                    ]
+            if gone is not None:
+                removed.update({name: pack_pointer(place) for name in self._names(gone)[1]})
+        if settled:
+            self._settle_cells(settled, pointers, removed, writes)
+
+    def _prepared_or_none(self, obj: Any) -> Prepared | None:
+        try:
+            return self._prepare(obj)
+        except Exception as error:
+            # The object is where it lasts already. That it is not cached is no reason to raise.
+            logger.warning("%s: %s is not cached: %s", self, type(obj).__qualname__, error)
+            return None
+
+    def _spoil(self, places: Iterable[Any]) -> None:
+        names = list(places)
+        if names:
+            self._spoil_cells(names)

@@ -1,0 +1,252 @@
+"""What identifies an object: the keys that its class names, and the names they are stored under.
+
+A class names its keys in ``__stockpyle_keys__``: names of attributes, and tuples of names that
+identify an object together. The first is where an object's record is stored; the others, and with
+``polymorphic=True`` those of the base classes, point to it.
+"""
+
+from __future__ import annotations
+
+import enum
+import uuid
+import weakref
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+from ..keys import encode_key
+
+__all__ = [
+    "Address",
+    "Index",
+    "NotIndexedError",
+    "addresses_of",
+    "entry_of",
+    "index_of",
+    "locate",
+    "matches",
+]
+
+#: Orders of names that one class remembers: queries in more orders are answered, only slower.
+ORDERS = 100
+
+# Values whose `str` tells them apart, and is the same in every process.
+_WORDED = (uuid.UUID, datetime, date, time, Decimal)
+
+
+#: An address as a key of a dict: a class, names and values.
+Entry = tuple[type, tuple[str, ...], tuple[Any, ...]]
+
+
+class NotIndexedError(KeyError):
+    """A query for attributes that do not identify objects of the class; a `KeyError`."""
+
+    def __str__(self) -> str:
+        # That of KeyError would put the sentence between quotes.
+        return str(self.args[0])
+
+
+class Address:
+    """One key of one object: a class, the names of its attributes, and their values.
+
+    :param klass: the class that is asked for
+    :param names: the attributes, in the order in which the class names them
+    :param values: what they are
+
+    """
+
+    __slots__ = ("_name", "entry", "klass", "names", "values")
+
+    def __init__(self, klass: type, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        self.klass = klass
+        self.names = names
+        self.values = values
+        #: The same as a key of a dict.
+        self.entry: Entry = (klass, names, values)
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that stores outside of this process have it under: ASCII without spaces.
+
+        :raises TypeError: a value that has no name; it says which have
+
+        """
+        if self._name is None:
+            pairs = zip(self.names, self.values, strict=True)
+            words = "&".join(f"{name}={_word(name, value)}" for name, value in pairs)
+            klass = f"{self.klass.__module__}.{self.klass.__qualname__}"
+            self._name = f"{quote(klass, safe='')}/{words}"
+        return self._name
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The query that finds it."""
+        return dict(zip(self.names, self.values, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Address) and self.entry == other.entry
+
+    def __hash__(self) -> int:
+        return hash(self.entry)
+
+    def __repr__(self) -> str:
+        return f"{self.klass.__qualname__} {self.key!r}"
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, _WORDED) and not isinstance(value, enum.Enum):
+        # The tag comes first, so that it is no text that an `str` could have.
+        return f"~{type(value).__name__}:{quote(str(value), safe=':')}"
+    try:
+        return quote(encode_key(value), safe="~:")
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={value!r} cannot be a key outside of this process: a {type(value).__name__} "
+            "has no name; use str, int, float, bool, None, bytes, Decimal, UUID, a date or time, "
+            "or a tuple of the first six"
+        ) from error
+
+
+class Index:
+    """The keys of one class.
+
+    :param klass: the class
+    :raises NotIndexedError: it names no keys
+    :raises TypeError: what it names is no list of names and tuples of names
+
+    """
+
+    def __init__(self, klass: type) -> None:
+        declared = getattr(klass, "__stockpyle_keys__", None)
+        if declared is None:
+            raise NotIndexedError(
+                f"{klass.__qualname__} does not say what identifies its objects: give it "
+                '__stockpyle_keys__ = ["id"], say'
+            )
+        if isinstance(declared, str) or not isinstance(declared, Sequence) or not declared:
+            raise TypeError(
+                f"{klass.__qualname__}.__stockpyle_keys__ = {declared!r}: write a list of names "
+                'and tuples of names, as in ["id", ("zone", "name")]'
+            )
+        found = [(key,) if isinstance(key, str) else tuple(key) for key in declared]
+        for names in found:
+            if not names or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"{klass.__qualname__}.__stockpyle_keys__ names {names!r}")
+        #: Each key's names as the class orders them; the first is that of the record.
+        self.keys: tuple[tuple[str, ...], ...] = tuple(dict.fromkeys(found))
+        self.orders: dict[tuple[str, ...], tuple[str, ...]] = {key: key for key in self.keys}
+        self._sets = {frozenset(key): key for key in reversed(self.keys)}
+        self._title = klass.__qualname__
+
+    def ordered(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of a query in the class's own order.
+
+        :raises NotIndexedError: no key has these names
+
+        """
+        try:
+            found = self._sets.get(frozenset(names))
+        except TypeError:
+            found = None
+        if found is None or len(found) != len(names):
+            wanted = names[0] if len(names) == 1 else names
+            known = ", ".join(repr(k[0] if len(k) == 1 else k) for k in self.keys)
+            raise NotIndexedError(f"{self._title} is not indexed by {wanted!r}; it is by {known}")
+        if len(self.orders) < ORDERS:
+            self.orders[names] = found
+        return found
+
+
+# By identity, so that a class made at run time is not kept alive.
+_indexes: dict[int, tuple[weakref.ref[type], Index]] = {}
+
+
+def index_of(klass: type) -> Index:
+    """Return the keys of a class; they are read once.
+
+    :raises NotIndexedError: it names none
+
+    """
+    identity = id(klass)
+    known = _indexes.get(identity)
+    if known is None or known[0]() is not klass:
+        if not isinstance(klass, type):
+            raise TypeError(f"{klass!r}: a class comes first, then the key")
+        reference = weakref.ref(klass, lambda gone: _forget(identity, gone))
+        known = _indexes[identity] = (reference, Index(klass))
+    return known[1]
+
+
+def _forget(identity: int, gone: weakref.ref[type]) -> None:
+    known = _indexes.get(identity)
+    if known is not None and known[0] is gone:
+        _indexes.pop(identity, None)
+
+
+def entry_of(klass: type, key: Mapping[str, Any]) -> Entry:
+    """Return class, names and values that a query is for; the order of its names does not matter.
+
+    :raises NotIndexedError: the class is not indexed by these attributes
+    :raises TypeError: the key is no mapping
+
+    """
+    # Each get in memory waits for this: so it is not made of smaller functions.
+    known = _indexes.get(id(klass))
+    index = known[1] if known is not None and known[0]() is klass else index_of(klass)
+    if type(key) is not dict and not isinstance(key, Mapping):
+        raise TypeError(f"key={key!r}: write a dict of attributes, {{'id': 1}} say")
+    given = tuple(key)
+    names = index.orders.get(given) or index.ordered(given)
+    if len(names) == 1:
+        return klass, names, (key[names[0]],)
+    return klass, names, tuple([key[name] for name in names])
+
+
+def locate(klass: type, key: Mapping[str, Any]) -> Address:
+    """Return the address that a query is for.
+
+    :raises NotIndexedError: the class is not indexed by these attributes
+    :raises TypeError: the key is no mapping, or a value cannot be hashed
+
+    """
+    entry = entry_of(klass, key)
+    hash(entry)
+    return Address(*entry)
+
+
+def addresses_of(obj: object, polymorphic: bool) -> list[Address]:
+    """Return every address of an object; that of its record comes first.
+
+    :param polymorphic: also as the base classes that name keys
+    :raises NotIndexedError: its class names no keys
+    :raises AttributeError: it lacks an attribute that its class names
+
+    """
+    klass = type(obj)
+    classes = [klass]
+    if polymorphic:
+        classes += [base for base in klass.__mro__[1:] if getattr(base, "__stockpyle_keys__", None)]
+    found = []
+    for each in classes:
+        for names in index_of(each).keys:
+            values = tuple([getattr(obj, name) for name in names])
+            hash(values)
+            found.append(Address(each, names, values))
+    return found
+
+
+def matches(obj: object, address: Address) -> bool:
+    """Whether an object is one of the class, and has the attributes, that an address names."""
+    if not isinstance(obj, address.klass):
+        return False
+    try:
+        # Not by `is` alone: what was decoded is equal, and no more.
+        return all(
+            getattr(obj, name) == value
+            for name, value in zip(address.names, address.values, strict=True)
+        )
+    except AttributeError:
+        return False

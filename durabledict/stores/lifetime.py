@@ -1,0 +1,60 @@
+"""How long an object may be served from a Store: seconds, a timedelta, or a moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from ..options import seconds
+
+__all__ = ["LifetimeCallback", "checked_callback", "lifetime_of", "remaining"]
+
+#: What a Store's `lifetime_cb` is: an object in, its lifetime out.
+LifetimeCallback = Callable[[Any], Any]
+
+
+def remaining(lifetime: object) -> float | None:
+    """Return a lifetime in seconds from now; None is for ever, 0 or less: not to be kept.
+
+    >>> from datetime import timedelta
+    >>> remaining(20), remaining(timedelta(minutes=5)), remaining(None)
+    (20.0, 300.0, None)
+    >>> remaining("20")
+    Traceback (most recent call last):
+    TypeError: lifetime '20': write seconds, a timedelta, a datetime, or None for ever
+
+    :param lifetime: seconds, a timedelta, or a datetime: aware, or naive in local time
+    :raises TypeError: anything else
+
+    """
+    if lifetime is None:
+        return None
+    if isinstance(lifetime, datetime):
+        # `timestamp` takes a naive one as local, which is what a caller means by it.
+        return lifetime.timestamp() - time.time()
+    found = seconds(lifetime)
+    if found is None:
+        raise TypeError(
+            f"lifetime {lifetime!r}: write seconds, a timedelta, a datetime, or None for ever"
+        )
+    return found
+
+
+def lifetime_of(obj: object, callback: LifetimeCallback | None) -> float | None:
+    """Return what a Store's callback says of an object, in seconds from now."""
+    return None if callback is None else remaining(callback(obj))
+
+
+def checked_callback(callback: LifetimeCallback | None) -> LifetimeCallback | None:
+    """Return a `lifetime_cb` as it was given.
+
+    :raises TypeError: it cannot be called
+
+    """
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"lifetime_cb={callback!r}: write a function of an object, lambda obj: 60 say"
+        )
+    return callback

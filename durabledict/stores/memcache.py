@@ -1,0 +1,312 @@
+"""`MemcacheStore`: objects in memcached."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..basicencodings import PickleEncoding
+from .cells import is_marker, marker
+from .dictionary import Writing
+from .guarded import SPOILED_LIFE
+from .guardeddictionary import GuardedDictionaryStore, SettledCell
+from .lifetime import LifetimeCallback
+
+try:
+    from pymemcache import Client, HashClient
+
+    from ..memcachedcaches import connections_of
+    from .generations import TRIES, Generations, not_kept
+    from .metacommands import TOO_LARGE, Reply
+except ModuleNotFoundError as error:
+    if error.name is None or not error.name.startswith("pymemcache"):
+        raise
+    raise ImportError(
+        "MemcacheStore needs the package pymemcache: pip install pymemcache, or install "
+        "durabledict with its extra [memcached]",
+        name=error.name,
+    ) from error
+
+__all__ = ["MemcacheStore"]
+
+#: What memcached takes as a key.
+LONGEST = 250
+
+#: Characters of "@" and a generation.
+SUFFIX = 17
+
+#: Seconds above which memcached takes a lifetime for a moment: 30 days.
+LONGEST_RELATIVE = 60 * 60 * 24 * 30
+
+#: Seconds to wait for a server whose client was made here.
+TIMEOUT = 2.0
+
+#: Commands that are sent before their answers are read: more could fill the buffers of both sides.
+AT_ONCE = 2000
+
+_FORBIDDEN = re.compile(r"[^\x21-\x7e]")
+
+# The flag of a writer's marker, told without sending what is stored.
+_WRITERS = b"1"
+
+
+class MemcacheStore(GuardedDictionaryStore):
+    """Keeps objects in memcached (1.6 or later), which forgets what it has no room for.
+
+    A get, a put or a delete is one request, of a batch one for each server. By a key other than the
+    first a get is two. Where the class has more than one key, a put and a delete first ask for the
+    record that is there.
+
+    Lifetimes are rounded up to whole seconds.
+
+    :param servers: addresses, as in ``["localhost:11211"]``
+    :param polymorphic: objects are also found as what their base classes are
+    :param lifetime_cb: a function of an object that returns its lifetime
+    :param client: a client of pymemcache, in place of `servers`: Client, PooledClient or
+        HashClient. Its settings are used, for connections of our own
+    :param prefix: what all names begin with
+    :raises TypeError: neither servers nor a client, or both
+
+    A name that is too long for memcached, or has characters that it does not take, is hashed. The
+    other parameters are those of `BaseDictionaryStore`.
+
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str | tuple[str, int]] | None = None,
+        polymorphic: bool = False,
+        lifetime_cb: LifetimeCallback | None = None,
+        *,
+        client: Any = None,
+        prefix: str = "durabledict:",
+        encoding: Any = PickleEncoding,
+        old_encoding: Any = None,
+        allow_unsigned: bool = False,
+    ) -> None:
+        super().__init__(
+            polymorphic,
+            lifetime_cb,
+            encoding=encoding,
+            old_encoding=old_encoding,
+            allow_unsigned=allow_unsigned,
+        )
+        if (servers is None) == (client is None):
+            raise TypeError('MemcacheStore takes servers=["localhost:11211"], or client=')
+        self._client = client if client is not None else _client_of(servers)
+        self._is_mine = client is None
+        self._connections = connections_of(self._client)
+        self._room = LONGEST - len(getattr(self._client, "key_prefix", b"") or b"") - SUFFIX
+        self.keyspace = self.prefix = prefix
+        self._generations = Generations(self._key("generation"))
+
+    def __repr__(self) -> str:
+        return f"MemcacheStore(prefix={self.prefix!r})"
+
+    def release(self) -> None:
+        """Close the connections, if the client was made here."""
+        if self._is_mine:
+            self._connections.close()
+
+    # -- bytes under names ------------------------------------------------------------------------
+
+    def _read(self, name: str) -> bytes | None:
+        return self._read_many([name]).get(name)
+
+    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
+        self._write_many([(name, cell, lifetime)])
+
+    def _remove(self, name: str) -> None:
+        self._remove_many([name])
+
+    def _read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        wanted = {self._key(name): name for name in names}
+        found: dict[str, bytes] = {}
+        for part in self._connections.ask_nodes(wanted, self._get_many):
+            for key, cell in part.items():
+                if not is_marker(cell):
+                    found[wanted[key]] = cell
+        return found
+
+    def _write_many(self, writings: Iterable[Writing]) -> None:
+        cells = {name: (cell, lifetime) for name, cell, lifetime in writings}
+        replies = self._ask(
+            cells, lambda key, name: [_set(key, cells[name][0], _ttl(cells[name][1]))]
+        )
+        for name, (reply,) in replies.items():
+            self._check_size(reply, name, cells[name][0])
+
+    def _remove_many(self, names: Iterable[str]) -> None:
+        self._ask(names, lambda key, name: [b"md %b\r\n" % key])
+
+    def _remove_if(self, cells: Mapping[str, bytes]) -> None:
+        found = self._ask(cells, lambda key, name: [b"mg %b v c\r\n" % key])
+        still = {
+            name: reply.flags[b"c"]
+            for name, (reply,) in found.items()
+            if reply.status == b"VA" and reply.value == cells[name]
+        }
+        self._ask(still, lambda key, name: [b"md %b C%b\r\n" % (key, still[name])])
+
+    # -- for chains -------------------------------------------------------------------------------
+
+    def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
+        # The two are not one step, but come together: who interferes in between is overwritten,
+        # and so finds that its own marker is gone.
+        replies = self._ask(
+            names,
+            lambda key, name: [
+                b"mg %b f\r\n" % key,
+                _set(key, marker(b"M"), _ttl(life), b" F%b c" % _WRITERS),
+            ],
+        )
+        return {
+            name: mark.flags[b"c"]
+            for name, (before, mark) in replies.items()
+            if before.flags.get(b"f") != _WRITERS and b"c" in mark.flags
+        }
+
+    def _read_or_claim(
+        self, names: Sequence[str], life: float
+    ) -> tuple[dict[str, bytes], dict[str, Any]]:
+        replies = self._ask(names, lambda key, name: [b"mg %b v c N%d\r\n" % (key, _ttl(life))])
+        cells, proofs = {}, {}
+        for name, (reply,) in replies.items():
+            if b"W" in reply.flags:
+                proofs[name] = reply.flags[b"c"]
+            elif reply.status == b"VA" and not is_marker(reply.value):
+                cells[name] = reply.value
+        return cells, proofs
+
+    def _settle_cells(
+        self,
+        settled: Sequence[SettledCell],
+        pointers: Sequence[Writing],
+        removed: Mapping[str, bytes],
+        writes: bool,
+    ) -> None:
+        own = {each.name: each for each in settled if each.proof is not None}
+        ways = {pointer: (cell, lifetime) for pointer, cell, lifetime in pointers}
+
+        def commands(key: bytes, name: str) -> list[bytes]:
+            if name in own:
+                _, cell, lifetime, proof = own[name]
+                if cell is None:
+                    return [b"md %b C%b\r\n" % (key, proof)]
+                return [_set(key, cell, _ttl(lifetime), b" C%b" % proof)]
+            if name in ways:
+                return [_set(key, ways[name][0], _ttl(ways[name][1]))]
+            # In a cache a pointer that was meanwhile somebody else's costs a miss.
+            return [b"md %b\r\n" % key]
+
+        replies = self._ask([*own, *ways, *(set(removed) - ways.keys() - own.keys())], commands)
+        # The old marker is gone as well where its successor was too large.
+        failed = [name for name in own if replies[name][0].status != b"HD"]
+        failed += [each.name for each in settled if each.proof is None]
+        if writes and failed:
+            self._spoil_cells(failed)
+
+    def _forget_all(self) -> None:
+        self._connections.ask_all(self._generations.renew)
+
+    def _spoil_cells(self, names: Sequence[str]) -> None:
+        self._ask(names, lambda key, name: [_set(key, marker(b"S"), _ttl(SPOILED_LIFE))])
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def _ask(
+        self, names: Iterable[str], commands: Callable[[bytes, str], list[bytes]]
+    ) -> dict[str, list[Reply]]:
+        """Send some commands for each name; return their replies. One request for each server."""
+        wanted = {self._key(name): name for name in names}
+        if not wanted:
+            return {}
+
+        def ask(node: Any, keys: list[str]) -> dict[str, list[Reply]]:
+            found: dict[str, list[Reply]] = {}
+            for begin in range(0, len(keys), AT_ONCE):
+                part = keys[begin : begin + AT_ONCE]
+
+                def sent(generation: str, part: list[str] = part) -> list[list[bytes]]:
+                    return [
+                        commands(
+                            node.key_prefix + _in_generation(key, generation).encode(), wanted[key]
+                        )
+                        for key in part
+                    ]
+
+                replies = self._generations.exchange(node, sent)
+                found.update({wanted[k]: told for k, told in zip(part, replies, strict=True)})
+            return found
+
+        together: dict[str, list[Reply]] = {}
+        for part in self._connections.ask_nodes(wanted, ask):
+            together.update(part)
+        return together
+
+    def _get_many(self, node: Any, keys: list[str]) -> dict[str, bytes]:
+        # Not by `exchange`: what is read by the thousand is read in the fastest way.
+        for _ in range(TRIES):
+            generation = self._generations.of(node)
+            names = {_in_generation(key, generation): key for key in keys}
+            cells = node.get_many([self._generations.name, *names])
+            if self._generations.is_still(node, cells.pop(self._generations.name, None)):
+                return {names[key]: cell for key, cell in cells.items()}
+        raise not_kept(node)
+
+    def _key(self, name: str) -> str:
+        key = self.prefix + name
+        if len(key) <= self._room and not _FORBIDDEN.search(key):
+            return key
+        return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _check_size(self, reply: Reply, name: str, cell: bytes) -> None:
+        if reply.status != TOO_LARGE:
+            return
+        limits = self._connections.ask_nodes([self._key(name)], lambda node, _: _item_size(node))
+        raise ValueError(
+            f"the value of key {name!r} has {len(cell):,} bytes with its header, and memcached "
+            f"takes items of {limits[0]:,} bytes: start it with a larger -I, or put a "
+            "CompressedEncoding around the encoding"
+        )
+
+
+def _client_of(servers: Any) -> Any:
+    if isinstance(servers, (str, bytes)):
+        raise TypeError(f'servers={servers!r}: write a list, ["localhost:11211"]')
+    addresses = list(servers)
+    options: dict[str, Any] = {
+        "default_noreply": False,
+        "connect_timeout": TIMEOUT,
+        "timeout": TIMEOUT,
+    }
+    if len(addresses) == 1:
+        return Client(addresses[0], **options)
+    if not addresses:
+        raise TypeError("servers=[]: name one")
+    return HashClient(addresses, **options)
+
+
+def _in_generation(key: str, generation: str) -> str:
+    return f"{key}@{generation}"
+
+
+def _set(key: bytes, cell: bytes, ttl: int, flags: bytes = b"") -> bytes:
+    return b"ms %b %d T%d%b\r\n%b\r\n" % (key, len(cell), ttl, flags, cell)
+
+
+def _ttl(lifetime: float | None) -> int:
+    """Return a lifetime as memcached takes it; 0 is for ever."""
+    if lifetime is None:
+        return 0
+    whole = max(1, math.ceil(lifetime))
+    return whole if whole <= LONGEST_RELATIVE else int(time.time()) + whole
+
+
+def _item_size(node: Any) -> int:
+    settings: dict[bytes, Any] = node.stats("settings")
+    return int(settings[b"item_size_max"])

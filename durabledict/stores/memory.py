@@ -1,0 +1,341 @@
+"""`ProcessMemoryStore` and `ThreadLocalStore`: the live objects, in this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import reading
+from ..stampcaches import call_after_fork
+from .base import Key
+from .expiring import expiring_entries
+from .guarded import SPOILED_LIFE, GuardedStore, Peeked, Settlement
+from .keys import Address, addresses_of, entry_of
+from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ProcessMemoryStore", "ThreadLocalStore"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("durabledict.stores")
+
+#: Markers that are kept before those that have expired are looked for.
+MARKERS = 1000
+
+_WRITERS, _READERS, _NOBODYS = "writer", "reader", "nobody"
+
+
+class ProcessMemoryStore(GuardedStore):
+    """Keeps objects in the memory of this process: a get returns the very object that was put.
+
+    >>> class Foo:
+    ...     __stockpyle_keys__ = ["key"]
+    ...     def __init__(self, key):
+    ...         self.key = key
+    >>> store = ProcessMemoryStore()
+    >>> foo = Foo("my_unique_key_123")
+    >>> store.put(foo)
+    >>> store.get(Foo, {"key": "my_unique_key_123"}) is foo
+    True
+    >>> store.get(Foo, {"name": "x"})
+    Traceback (most recent call last):
+    durabledict.stores.keys.NotIndexedError: Foo is not indexed by 'name'; it is by 'key'
+
+    So a change to the object is seen by all who got it. One whose key attributes were changed is
+    not found under the old ones any more, and under the new ones when it is put again.
+
+    :param polymorphic: objects are also found as what their base classes are
+    :param lifetime_cb: a function of an object that returns its lifetime: seconds, a timedelta, a
+        datetime, or None for ever; 0 or the past: it is not kept
+    :param maxsize: when there are as many objects, the one that was used longest ago goes
+    :raises ImportError: for the last two, cachetools is not installed
+
+    """
+
+    shared = False
+
+    def __init__(
+        self,
+        polymorphic: bool = False,
+        lifetime_cb: LifetimeCallback | None = None,
+        maxsize: int | None = None,
+    ) -> None:
+        if maxsize is not None and (not isinstance(maxsize, int) or maxsize < 1):
+            raise ValueError(f"maxsize={maxsize!r}: write a number of objects, 1 or more")
+        self.polymorphic = polymorphic
+        self.lifetime_cb = checked_callback(lifetime_cb)
+        self.maxsize = maxsize
+        # What is dropped while the lock is held: what it refers to is freed after that.
+        self._gone: list[Any] = []
+        # entry of a first key -> (object, entries of its other keys, lifetime)
+        self._records: Any = {}
+        self._find: Callable[[Any], Any] = self._records.get
+        if lifetime_cb is not None or maxsize is not None:
+            self._records = expiring_entries(maxsize, self._forget_pointers)
+            self._find = self._find_living
+        # entry of another key -> entry of the first
+        self._pointers: dict[Any, Any] = {}
+        # entry of a first key -> (who set it, proof, when it expires)
+        self._markers: dict[Any, tuple[str, object, float]] = {}
+        self._lock = threading.RLock()
+        call_after_fork(self)
+
+    def get(self, klass: type[T], key: Key) -> T | None:
+        """Return the object, or None."""
+        entry = entry_of(klass, key)
+        found = self._find(entry)
+        if found is None:
+            first = self._pointers.get(entry)
+            found = None if first is None else self._find(first)
+            if found is None:
+                return None
+        obj = found[0]
+        try:
+            for name, value in zip(entry[1], entry[2], strict=True):
+                if getattr(obj, name) != value:
+                    return None
+        except AttributeError:
+            return None
+        return obj  # type: ignore[no-any-return]
+
+    def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
+        """Return an object or None for each key."""
+        return [self.get(klass, key) for key in keys]
+
+    def put(self, obj: Any) -> None:
+        """Keep the object, as it is."""
+        self.batch_put([obj])
+
+    def batch_put(self, objs: Iterable[Any]) -> None:
+        """Keep the objects; those before one that cannot be kept are not kept either."""
+        prepared = [self._prepare(obj) for obj in objs]
+        with self._locked():
+            for record in prepared:
+                self._markers.pop(record[0], None)
+                self._store(*record)
+
+    def delete(self, obj: Any) -> None:
+        """Forget the object with the first key of this one."""
+        self.batch_delete([obj])
+
+    def batch_delete(self, objs: Iterable[Any]) -> None:
+        """Forget objects."""
+        entries = [addresses_of(obj, False)[0].entry for obj in objs]
+        with self._locked():
+            for entry in entries:
+                self._markers.pop(entry, None)
+                self._remove(entry)
+
+    def _prepare(self, obj: Any) -> tuple[Any, Any, tuple[Any, ...], float | None]:
+        lifetime = lifetime_of(obj, self.lifetime_cb)
+        first, *others = [each.entry for each in addresses_of(obj, self.polymorphic)]
+        return first, obj, tuple(entry for entry in others if entry != first), lifetime
+
+    def _prepared_or_none(self, obj: Any) -> Any:
+        try:
+            return self._prepare(obj)
+        except Exception as error:
+            # The object is where it lasts already. That it is not cached is no reason to raise.
+            logger.warning("%s: %s is not cached: %s", self, type(obj).__qualname__, error)
+            return None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock; what was dropped meanwhile is freed after it (finalizers run code)."""
+        with self._lock:
+            yield
+            gone, self._gone = self._gone, []
+        del gone
+
+    def _find_living(self, entry: Any) -> Any:
+        with self._lock:
+            try:
+                return self._records[entry]
+            except KeyError:
+                return None
+
+    def _store(
+        self, entry: Any, obj: Any, pointers: tuple[Any, ...], lifetime: float | None
+    ) -> None:
+        self._remove(entry)
+        self._pointers.pop(entry, None)
+        if lifetime is not None and lifetime <= 0:
+            return
+        self._records[entry] = (obj, pointers, lifetime)
+        for pointer in pointers:
+            # As where names are in a store: what stands there is replaced, a record too.
+            self._remove(pointer)
+            self._pointers[pointer] = entry
+
+    def _remove(self, entry: Any) -> None:
+        try:
+            record = self._records.pop(entry, None)
+        except KeyError:
+            record = None  # expired at this very moment
+        if record is not None:
+            self._forget_pointers(entry, record)
+
+    def _forget_pointers(self, entry: Any, record: Any) -> None:
+        self._gone.append(record)
+        for pointer in record[1]:
+            if self._pointers.get(pointer) == entry:
+                self._pointers.pop(pointer)
+
+    # -- for chains -----------------------------------------------------------------------------
+
+    def _place(self, address: Address) -> Any:
+        return address.entry
+
+    def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
+        return Peeked(self.batch_get(klass, keys), {}, False)
+
+    def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
+        proofs: dict[Any, Any] = {}
+        with self._locked():
+            now = reading.monotonic()
+            for place in places:
+                proof = object()
+                was = self._marker(place, now)
+                if was is None or was[0] != _WRITERS:
+                    proofs[place] = proof
+                self._remove(place)
+                self._set_marker(place, _WRITERS, proof, now + life)
+        return proofs
+
+    def _claim(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
+        proofs: dict[Any, Any] = {}
+        with self._locked():
+            now = reading.monotonic()
+            for place in places:
+                if self._marker(place, now) is None and self._find(place) is None:
+                    proofs[place] = proof = object()
+                    self._set_marker(place, _READERS, proof, now + life)
+        return proofs
+
+    def _settle(self, settlements: Iterable[Settlement], *, writes: bool) -> None:
+        prepared = [
+            (each, None if each.obj is None else self._prepared_or_none(each.obj))
+            for each in settlements
+        ]
+        with self._locked():
+            now = reading.monotonic()
+            for (place, _, proof, _), record in prepared:
+                was = self._marker(place, now)
+                if was is not None and proof is not None and was[1] is proof:
+                    del self._markers[place]
+                    if record is not None:
+                        self._store(*record)
+                elif writes and (was is None or was[0] != _WRITERS or proof is None):
+                    self._spoil_one(place, now)
+
+    def _spoil(self, places: Iterable[Any]) -> None:
+        with self._locked():
+            now = reading.monotonic()
+            for place in places:
+                self._spoil_one(place, now)
+
+    def _forget_all(self) -> None:
+        with self._locked():
+            for entry in list(self._records):
+                self._remove(entry)
+
+    def _spoil_one(self, place: Any, now: float) -> None:
+        self._remove(place)
+        self._set_marker(place, _NOBODYS, object(), now + SPOILED_LIFE)
+
+    def _marker(self, entry: Any, now: float) -> tuple[str, object, float] | None:
+        found = self._markers.get(entry)
+        return found if found is not None and now < found[2] else None
+
+    def _set_marker(self, entry: Any, kind: str, proof: object, expires: float) -> None:
+        self._markers[entry] = (kind, proof, expires)
+        if len(self._markers) > MARKERS:
+            now = reading.monotonic()
+            living = {e: m for e, m in self._markers.items() if now < m[2]}
+            # Only if that helps: else each marker would cost a look at all of them.
+            if len(living) <= MARKERS // 2:
+                self._markers = living
+
+    def _after_fork(self) -> None:
+        # A thread that is no more may hold it.
+        self._lock = threading.RLock()
+
+
+class ThreadLocalStore(GuardedStore):
+    """A `ProcessMemoryStore` for each thread: what a thread puts, no other thread sees.
+
+    What a thread put is forgotten when it ends. The parameters are those of `ProcessMemoryStore`.
+
+    """
+
+    shared = False
+
+    def __init__(
+        self,
+        polymorphic: bool = False,
+        lifetime_cb: LifetimeCallback | None = None,
+        maxsize: int | None = None,
+    ) -> None:
+        self.lifetime_cb = lifetime_cb
+        self._options = (polymorphic, lifetime_cb, maxsize)
+        self._local = threading.local()
+        self._local.store = ProcessMemoryStore(*self._options)
+
+    @property
+    def _mine(self) -> ProcessMemoryStore:
+        try:
+            found: ProcessMemoryStore = self._local.store
+        except AttributeError:
+            found = self._local.store = ProcessMemoryStore(*self._options)
+        return found
+
+    def get(self, klass: type[T], key: Key) -> T | None:
+        """Return the object, or None."""
+        return self._mine.get(klass, key)
+
+    def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
+        """Return an object or None for each key."""
+        return self._mine.batch_get(klass, keys)
+
+    def put(self, obj: Any) -> None:
+        """Keep the object, for this thread."""
+        self._mine.put(obj)
+
+    def batch_put(self, objs: Iterable[Any]) -> None:
+        """Keep the objects, for this thread."""
+        self._mine.batch_put(objs)
+
+    def delete(self, obj: Any) -> None:
+        """Forget the object with the first key of this one."""
+        self._mine.delete(obj)
+
+    def batch_delete(self, objs: Iterable[Any]) -> None:
+        """Forget objects."""
+        self._mine.batch_delete(objs)
+
+    def _place(self, address: Address) -> Any:
+        return address.entry
+
+    def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
+        return self._mine._peek(klass, keys, life)
+
+    def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
+        return self._mine._mark(places, life)
+
+    def _claim(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
+        return self._mine._claim(places, life)
+
+    def _settle(self, settlements: Iterable[Settlement], *, writes: bool) -> None:
+        self._mine._settle(settlements, writes=writes)
+
+    def _spoil(self, places: Iterable[Any]) -> None:
+        self._mine._spoil(places)
+
+    def _forget_all(self) -> None:
+        self._mine._forget_all()

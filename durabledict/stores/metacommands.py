@@ -1,0 +1,81 @@
+"""memcached's meta commands, many in one request (memcached 1.6 or later)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pymemcache.exceptions import (
+    MemcacheClientError,
+    MemcacheServerError,
+    MemcacheUnexpectedCloseError,
+    MemcacheUnknownCommandError,
+)
+
+__all__ = ["TOO_LARGE", "Reply", "exchange"]
+
+TOO_LARGE = b"SERVER_ERROR object too large for cache"
+
+
+class Reply(NamedTuple):
+    """The answer to one command.
+
+    :param status: ``HD`` and ``VA``: done; ``EN`` and ``NF``: not there; ``NS``: not stored;
+        ``EX``: somebody else wrote; or `TOO_LARGE`
+    :param flags: what comes with it, by its letter: ``{b"c": b"5"}``
+    :param value: what is stored, where that was asked for
+
+    """
+
+    status: bytes
+    flags: dict[bytes, bytes]
+    value: bytes
+
+
+def exchange(node: Any, commands: Iterable[bytes]) -> list[Reply]:
+    """Send commands to one server, together, and return the answer to each. One round trip.
+
+    On an exception the connection is to be closed: answers may be left in it.
+
+    :param node: a client of pymemcache for that server, which is nobody else's meanwhile
+    :param commands: complete, with their data; none with the flag ``q``
+    :raises pymemcache.exceptions.MemcacheError: the server could not do one of them
+
+    """
+    sent = list(commands)
+    if node.sock is None:
+        node._connect()
+    node.sock.sendall(b"".join(sent))
+    with node.sock.makefile("rb") as stream:
+        replies = [_reply(stream) for _ in sent]
+    for reply in replies:
+        if reply.status.startswith(b"SERVER_ERROR") and not _is_too_large(reply):
+            raise MemcacheServerError(reply.status.decode("ascii", "replace"))
+    return [r._replace(status=TOO_LARGE) if _is_too_large(r) else r for r in replies]
+
+
+def _is_too_large(reply: Reply) -> bool:
+    # A write by `ms` says it shorter.
+    return reply.status.startswith(b"SERVER_ERROR") and b"too large" in reply.status
+
+
+def _reply(stream: Any) -> Reply:
+    line: bytes = stream.readline()
+    if not line.endswith(b"\r\n"):
+        raise MemcacheUnexpectedCloseError()
+    if line.startswith(b"SERVER_ERROR"):
+        return Reply(line.rstrip(), {}, b"")
+    if line.startswith(b"ERROR"):
+        raise MemcacheUnknownCommandError("the server has no meta commands: memcached 1.6 has them")
+    if line.startswith(b"CLIENT_ERROR"):
+        raise MemcacheClientError(line.rstrip().decode("ascii", "replace"))
+    words = line.split()
+    value = b""
+    status, flags = words[0], words[1:]
+    if status == b"VA":
+        size = int(flags.pop(0))
+        value = stream.read(size + 2)
+        if len(value) != size + 2:
+            raise MemcacheUnexpectedCloseError()
+        value = value[:-2]
+    return Reply(status, {word[:1]: word[1:] for word in flags}, value)

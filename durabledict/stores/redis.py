@@ -1,0 +1,251 @@
+"""`RedisStore`: objects in Redis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..basicencodings import PickleEncoding
+from .cells import is_marker, marker, pack_pointer
+from .dictionary import Prepared, Writing, stale_pointers
+from .guarded import SPOILED_LIFE
+from .guardeddictionary import GuardedDictionaryStore, SettledCell
+from .lifetime import LifetimeCallback
+
+try:
+    from redis import Redis
+
+    from ..redisscripts import Script
+    from .redispipe import Call, Pipe, call, run
+except ModuleNotFoundError as error:
+    if error.name is None or not error.name.startswith("redis"):
+        raise
+    raise ImportError(
+        "RedisStore needs the package redis: pip install redis, or install durabledict with its "
+        "extra [redis]",
+        name=error.name,
+    ) from error
+
+__all__ = ["RedisStore"]
+
+# Each script is one step. Run twice, because its answer was lost, each does no more than once: the
+# second time it is a marker that is not one's own any more.
+
+#: ARGV: the marker, milliseconds. Tells whether another writer's marker was there.
+MARK = Script("""
+local was = redis.call('GETRANGE', KEYS[1], 0, 0)
+if was == 'M' and redis.call('GET', KEYS[1]) == ARGV[1] then was = '' end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return was == 'M' and 1 or 0
+""")
+
+#: ARGV: the marker, milliseconds. Returns what is there, or puts the marker and returns it.
+READ_OR_CLAIM = Script("""
+local found = redis.call('GET', KEYS[1])
+if found then return found end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""")
+
+#: ARGV: the marker that is one's own ('': none), the record ('': nothing), its milliseconds ('0':
+#: for ever), nobody's marker, its milliseconds ('0': the caller is a reader).
+SETTLE = Script("""
+local found = redis.call('GET', KEYS[1])
+if ARGV[1] ~= '' and found == ARGV[1] then
+  if ARGV[2] == '' then
+    redis.call('DEL', KEYS[1])
+  elseif ARGV[3] == '0' then
+    redis.call('SET', KEYS[1], ARGV[2])
+  else
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  end
+  return 1
+end
+if ARGV[2] ~= '' and found == ARGV[2] then return 1 end
+if ARGV[5] == '0' then return 0 end
+if ARGV[1] ~= '' and found and string.sub(found, 1, 1) == 'M' then return 0 end
+redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+return 0
+""")
+
+#: ARGV: what has to be there.
+REMOVE_IF = Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+""")
+
+
+class RedisStore(GuardedDictionaryStore):
+    """Keeps objects in Redis (6.2 or later), for lifetimes counted in milliseconds.
+
+    A get, a put or a delete is one round trip, of a batch as well; on a cluster one to each node.
+    By a key other than the first a get is two. Pointers go with the record that is put; when an
+    object's other keys have changed, one more round trip removes the old ones. A delete is three
+    where the class has several keys.
+
+    :param client: a `redis.Redis`, also of Sentinel's, or a `redis.cluster.RedisCluster`; or a URL.
+        A client's settings are used, for connections of our own
+    :param polymorphic: objects are also found as what their base classes are
+    :param lifetime_cb: a function of an object that returns its lifetime
+    :param prefix: what all names begin with
+    :raises TypeError: no client of redis-py's
+
+    The other parameters are those of `BaseDictionaryStore`.
+
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        polymorphic: bool = False,
+        lifetime_cb: LifetimeCallback | None = None,
+        *,
+        prefix: str = "durabledict:",
+        encoding: Any = PickleEncoding,
+        old_encoding: Any = None,
+        allow_unsigned: bool = False,
+    ) -> None:
+        super().__init__(
+            polymorphic,
+            lifetime_cb,
+            encoding=encoding,
+            old_encoding=old_encoding,
+            allow_unsigned=allow_unsigned,
+        )
+        self._is_mine = isinstance(client, str)
+        self._client = Redis.from_url(client) if isinstance(client, str) else client
+        self._pipe = Pipe(self._client)
+        self.keyspace = self.prefix = prefix
+
+    def __repr__(self) -> str:
+        return f"RedisStore(prefix={self.prefix!r})"
+
+    def release(self) -> None:
+        """Close the connections, if a URL was given."""
+        self._pipe.close()
+        if self._is_mine:
+            self._client.close()
+
+    # -- bytes under names ------------------------------------------------------------------------
+
+    def _read(self, name: str) -> bytes | None:
+        return self._read_many([name]).get(name)
+
+    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
+        self._write_many([(name, cell, lifetime)])
+
+    def _remove(self, name: str) -> None:
+        self._remove_many([name])
+
+    def _read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        wanted = list(names)
+        replies = self._pipe.ask([call(self.prefix + name, b"GET") for name in wanted])
+        return {
+            name: cell
+            for name, cell in zip(wanted, replies, strict=True)
+            if cell is not None and not is_marker(cell)
+        }
+
+    def _write_many(self, writings: Iterable[Writing]) -> None:
+        self._pipe.ask([self._set(*writing) for writing in writings])
+
+    def _remove_many(self, names: Iterable[str]) -> None:
+        self._pipe.ask([call(self.prefix + name, b"DEL") for name in names])
+
+    def _remove_if(self, cells: Mapping[str, bytes]) -> None:
+        self._pipe.ask([self._remove_cell(name, cell) for name, cell in cells.items()])
+
+    def _put_prepared(self, prepared: Sequence[Prepared]) -> None:
+        # A server runs them in this order, so the records come before their pointers.
+        records = [
+            self._set(each.name, each.cell or b"", each.lifetime, each.pointers)
+            for each in prepared
+        ]
+        pointers = [
+            self._set(pointer, pack_pointer(each.name), each.lifetime)
+            for each in prepared
+            for pointer in each.pointers
+        ]
+        replies = self._pipe.ask(records + pointers)
+        before = {
+            each.name: cell
+            for each, cell in zip(prepared, replies, strict=False)
+            if each.pointers and cell is not None
+        }
+        stale = stale_pointers(before, {each.name: each.pointers for each in prepared})
+        if stale:
+            self._remove_if(stale)
+
+    def _set(
+        self, name: str, cell: bytes, lifetime: float | None, pointers: tuple[str, ...] = ()
+    ) -> Call:
+        options = [] if lifetime is None else [b"PX", _milliseconds(lifetime)]
+        # The record that it replaces says which pointers led to that.
+        more = [b"GET"] if pointers else []
+        return call(self.prefix + name, b"SET", cell, *options, *more)
+
+    def _remove_cell(self, name: str, cell: bytes) -> Call:
+        return run(self.prefix + name, REMOVE_IF, cell)
+
+    # -- for chains -------------------------------------------------------------------------------
+
+    def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
+        proofs = {name: marker(b"M") for name in names}
+        replies = self._pipe.ask(
+            [
+                run(self.prefix + name, MARK, proof, _milliseconds(life))
+                for name, proof in proofs.items()
+            ]
+        )
+        pairs = zip(proofs.items(), replies, strict=True)
+        return {name: proof for (name, proof), was_marked in pairs if not was_marked}
+
+    def _read_or_claim(
+        self, names: Sequence[str], life: float
+    ) -> tuple[dict[str, bytes], dict[str, Any]]:
+        proofs = {name: marker(b"F") for name in names}
+        replies = self._pipe.ask(
+            [
+                run(self.prefix + name, READ_OR_CLAIM, proof, _milliseconds(life))
+                for name, proof in proofs.items()
+            ]
+        )
+        told = dict(zip(proofs, replies, strict=True))
+        return (
+            {name: cell for name, cell in told.items() if not is_marker(cell)},
+            {name: proof for name, proof in proofs.items() if told[name] == proof},
+        )
+
+    def _settle_cells(
+        self,
+        settled: Sequence[SettledCell],
+        pointers: Sequence[Writing],
+        removed: Mapping[str, bytes],
+        writes: bool,
+    ) -> None:
+        spoiled = _milliseconds(SPOILED_LIFE) if writes else b"0"
+        calls = [
+            run(
+                self.prefix + each.name,
+                SETTLE,
+                each.proof or b"",
+                each.cell or b"",
+                b"0" if each.lifetime is None else _milliseconds(each.lifetime),
+                marker(b"S"),
+                spoiled,
+            )
+            for each in settled
+        ]
+        calls += [self._set(*writing) for writing in pointers]
+        self._pipe.ask(calls + [self._remove_cell(*pair) for pair in removed.items()])
+
+    def _forget_all(self) -> None:
+        self._pipe.remove_all(self.prefix)
+
+    def _spoil_cells(self, names: Sequence[str]) -> None:
+        self._write_many([(name, marker(b"S"), SPOILED_LIFE) for name in names])
+
+
+def _milliseconds(lifetime: float) -> bytes:
+    return b"%d" % max(1, math.ceil(lifetime * 1000))

@@ -1,0 +1,170 @@
+"""`ShoveStore`: objects in any mapping, or in the files behind a URL of fsspec."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import MutableMapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote
+
+from .. import coder
+from ..basicencodings import PickleEncoding
+from .cells import is_marker, record_of
+from .dictionary import BaseDictionaryStore
+from .lifetime import LifetimeCallback
+
+__all__ = ["ShoveStore", "location_of"]
+
+#: Characters of a name that every file system takes.
+LONGEST = 200
+
+_CREDENTIALS = re.compile(r"s3://([^:/@]+):(.+)@([^@/]+)(/.*)?")
+
+
+class ShoveStore(BaseDictionaryStore):
+    """Keeps objects in a mapping, or as files: bytes under readable names.
+
+    >>> class Foo:
+    ...     __stockpyle_keys__ = ["key"]
+    ...     def __init__(self, key):
+    ...         self.key = key
+    >>> files = {}
+    >>> ShoveStore(files).put(Foo("my_unique_key_123"))
+    >>> list(files)
+    ['durabledict.stores.shove.Foo/key=my_unique_key_123']
+    >>> ShoveStore()
+    Traceback (most recent call last):
+    TypeError: ShoveStore takes one of: a mapping, shove=, uri=, shoveuri=
+
+    One read or write of the mapping for each name: it has no batches. Expired objects are not
+    served; they stay until they are put or deleted. A local file is replaced in one step; what
+    other file systems and mappings do when two write at once is their own affair, and there is no
+    compare-and-set.
+
+    :param mapping: any mutable mapping that holds bytes; or a URL
+    :param shove: the same, under stockpyle's name
+    :param uri: a URL for `fsspec`: a folder's path, ``memory://name``, ``zip://::file.zip``;
+        ``s3://key:secret@bucket`` is understood
+    :param shoveuri: the same, under stockpyle's name
+    :param storage_options: for fsspec, in addition to what is in the URL
+    :raises TypeError: none of the first four, or several
+    :raises ImportError: fsspec, or what it needs for the URL, is not installed
+
+    The other parameters are those of `BaseDictionaryStore`.
+
+    """
+
+    def __init__(
+        self,
+        mapping: MutableMapping[str, Any] | str | None = None,
+        polymorphic: bool = False,
+        lifetime_cb: LifetimeCallback | None = None,
+        *,
+        shove: MutableMapping[str, Any] | None = None,
+        uri: str | None = None,
+        shoveuri: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+        encoding: Any = PickleEncoding,
+        old_encoding: Any = None,
+        allow_unsigned: bool = False,
+    ) -> None:
+        given = [each for each in (mapping, shove, uri, shoveuri) if each is not None]
+        if len(given) != 1:
+            raise TypeError("ShoveStore takes one of: a mapping, shove=, uri=, shoveuri=")
+        super().__init__(
+            polymorphic,
+            lifetime_cb,
+            encoding=encoding,
+            old_encoding=old_encoding,
+            allow_unsigned=allow_unsigned,
+        )
+        source = given[0]
+        self._files = None
+        if isinstance(source, str):
+            self._files = source = _open(source, storage_options or {})
+        if not isinstance(source, MutableMapping):
+            raise TypeError(f"{source!r} is no mutable mapping, and no URL")
+        self._mapping: MutableMapping[str, Any] = source
+        # A plain dict is this process's own.
+        self.shared = not isinstance(source, dict)
+
+    def _read(self, name: str) -> Any:
+        return self._mapping.get(self._short(name))
+
+    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
+        name = self._short(name)
+        if self._files is not None and _is_local(self._files.fs):
+            _replace(self._files.fs, self._files._key_to_str(name), cell)
+        else:
+            self._mapping[name] = cell
+
+    def _remove(self, name: str) -> None:
+        self._mapping.pop(self._short(name), None)
+
+    def _short(self, name: str) -> str:
+        if self._files is None or len(name.rpartition("/")[2]) <= LONGEST:
+            return name
+        folder, _, file = name.rpartition("/")
+        digest = hashlib.sha256(file.encode()).hexdigest()
+        return f"{folder}/{file[: LONGEST - len(digest) - 1]}-{digest}"
+
+    def _decode(self, name: str, cell: Any) -> Any:
+        if isinstance(cell, tuple):
+            return _living(cell)
+        if is_marker(cell) or record_of(cell) is not None:
+            return super()._decode(name, cell)
+        # What stockpyle stored through shove is a pickled tuple without a header.
+        value = coder.decode(self.encoding, self.old_encoding, self.keyspace, name, cell)
+        return _living(value) if isinstance(value, tuple) else value
+
+
+def _living(stored: tuple[Any, ...]) -> Any:
+    """Return the object of stockpyle's ``(object, expiry)``; None: it has expired."""
+    obj, expires = stored
+    if isinstance(expires, datetime):
+        expires = expires.timestamp()
+    return None if expires and expires <= time.time() else obj
+
+
+def location_of(url: str) -> tuple[str, dict[str, Any]]:
+    """Return a URL without credentials, and these as fsspec's options.
+
+    >>> location_of("s3://s3key:s3/secret@your_s3_bucket_name")
+    ('s3://your_s3_bucket_name', {'key': 's3key', 'secret': 's3/secret'})
+    >>> location_of("memory://objects")
+    ('memory://objects', {})
+
+    """
+    found = _CREDENTIALS.fullmatch(url)
+    if found is None:
+        return url, {}
+    key, secret, bucket, path = found.groups()
+    return f"s3://{bucket}{path or ''}", {"key": unquote(key), "secret": unquote(secret)}
+
+
+def _open(url: str, options: dict[str, Any]) -> Any:
+    try:
+        import fsspec  # type: ignore[import-untyped]  # it has no types
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "a URL needs the package fsspec: pip install fsspec, or install durabledict with its "
+            "extra [files]",
+            name=error.name,
+        ) from error
+    location, credentials = location_of(url)
+    return fsspec.get_mapper(location, **{**credentials, **options})
+
+
+def _is_local(files: Any) -> bool:
+    return "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol)
+
+
+def _replace(files: Any, path: str, cell: bytes) -> None:
+    """Write a local file so that a reader sees the old one or the new one."""
+    files.makedirs(path.rpartition("/")[0], exist_ok=True)
+    with files.open(path, "wb", autocommit=False) as file:
+        file.write(cell)
+    file.commit()
