@@ -9,7 +9,6 @@ pointer is only removed while it leads to the very record (rule 5.4 of docs/inte
 from __future__ import annotations
 
 import logging
-import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from .. import coder
 from ..basicencodings import PickleEncoding
 from ..errors import DecodingError
+from . import lifetime as clock
 from .base import BaseStore, Key
 from .cells import pack_pointer, pack_record, pointer_of, record_of
 from .keys import Address, addresses_of, locate, matches
@@ -202,7 +202,7 @@ class BaseDictionaryStore(BaseStore):
             return Prepared(name, pointers, None, lifetime)
         expires = 0.0
         if lifetime is not None and not self.expires_natively:
-            expires = time.time() + lifetime
+            expires = clock.now() + lifetime
         payload = coder.encode(self.encoding, self.keyspace, name, obj)
         return Prepared(name, pointers, pack_record(expires, pointers, payload), lifetime)
 
@@ -251,7 +251,7 @@ class BaseDictionaryStore(BaseStore):
             record = record_of(cell)
         except DecodingError as error:
             raise DecodingError(f"the value of key {name!r} cannot be decoded: {error}") from error
-        if record is None or (record.expires and record.expires <= time.time()):
+        if record is None or (record.expires and record.expires <= clock.now()):
             return None
         return coder.decode(self.encoding, self.old_encoding, self.keyspace, name, record.payload)
 

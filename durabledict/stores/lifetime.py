@@ -9,10 +9,15 @@ from typing import Any
 
 from ..options import seconds
 
-__all__ = ["LifetimeCallback", "checked_callback", "lifetime_of", "remaining"]
+__all__ = ["LifetimeCallback", "checked_callback", "lifetime_of", "now", "remaining"]
 
 #: What a Store's `lifetime_cb` is: an object in, its lifetime out.
 LifetimeCallback = Callable[[Any], Any]
+
+
+def now() -> float:
+    """Return the seconds since the epoch; replaced in tests."""
+    return time.time()
 
 
 def remaining(lifetime: object) -> float | None:
@@ -33,7 +38,7 @@ def remaining(lifetime: object) -> float | None:
         return None
     if isinstance(lifetime, datetime):
         # `timestamp` takes a naive one as local, which is what a caller means by it.
-        return lifetime.timestamp() - time.time()
+        return lifetime.timestamp() - now()
     found = seconds(lifetime)
     if found is None:
         raise TypeError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..basicencodings import PickleEncoding
+from . import lifetime as clock
 from .cells import is_marker, marker
 from .dictionary import Writing
 from .guarded import SPOILED_LIFE
@@ -304,7 +304,7 @@ def _ttl(lifetime: float | None) -> int:
     if lifetime is None:
         return 0
     whole = max(1, math.ceil(lifetime))
-    return whole if whole <= LONGEST_RELATIVE else int(time.time()) + whole
+    return whole if whole <= LONGEST_RELATIVE else int(clock.now()) + whole
 
 
 def _item_size(node: Any) -> int:

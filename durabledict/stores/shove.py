@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import MutableMapping
 from datetime import datetime
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import unquote
 
 from .. import coder
 from ..basicencodings import PickleEncoding
+from . import lifetime
 from .cells import is_marker, record_of
 from .dictionary import BaseDictionaryStore
 from .lifetime import LifetimeCallback
@@ -126,7 +126,7 @@ def _living(stored: tuple[Any, ...]) -> Any:
     obj, expires = stored
     if isinstance(expires, datetime):
         expires = expires.timestamp()
-    return None if expires and expires <= time.time() else obj
+    return None if expires and expires <= lifetime.now() else obj
 
 
 def location_of(url: str) -> tuple[str, dict[str, Any]]:

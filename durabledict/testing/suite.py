@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import mapping
+from .collecting import collect
 from .contents import ContentsTests
 from .freshness import FreshnessTests
 from .locks import LockTests
@@ -59,16 +60,7 @@ class DurableDictSuite(
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        unknown = cls.capabilities - CAPABILITIES.keys()
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__} names capabilities that the suite does not know: "
-                f"{', '.join(sorted(unknown))}; there are {', '.join(CAPABILITIES)}"
-            )
-        for name in dir(cls):
-            needed = getattr(getattr(cls, name), "needs", ())
-            if not all(_has(cls.capabilities, capability) for capability in needed):
-                setattr(cls, name, None)
+        collect(cls, CAPABILITIES)
         for mode in cls.modes:
             for name in mapping.names():
                 test = _mapping_test(mode, name)
@@ -81,12 +73,6 @@ class DurableDictSuite(
         replaced = {name for name in vars(type(made)) if name.startswith("test_")}
         assert replaced == set(mapping.EXCEPTIONS) <= set(mapping.names())
         assert len(mapping.EXCEPTIONS) <= 8
-
-
-def _has(capabilities: frozenset[str], capability: str) -> bool:
-    if capability.startswith("!"):
-        return capability[1:] not in capabilities
-    return capability in capabilities
 
 
 def _word(mode: bool | float) -> str:

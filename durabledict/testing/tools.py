@@ -18,7 +18,7 @@ from ..errors import MISSING
 if TYPE_CHECKING:
     from ..base import DurableDict
 
-__all__ = ["CAPABILITIES", "Clock", "SuiteBase", "in_thread", "needs"]
+__all__ = ["CAPABILITIES", "Clock", "SuiteBase", "in_thread", "needs", "new_place"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +81,16 @@ def in_thread(function: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
+@contextmanager
+def new_place() -> Iterator[Path]:
+    """Make a folder, and remove it at the end."""
+    # In memory where there is such a folder, so that thousands of fsyncs cost nothing.
+    memory = "/dev/shm"
+    usable = os.path.isdir(memory) and os.access(memory, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=memory if usable else None) as folder:
+        yield Path(folder)
+
+
 class SuiteBase:
     """A store for each test, clients of it, and ways to stop them where it matters."""
 
@@ -101,13 +111,7 @@ class SuiteBase:
     def setup_method(self, method: object = None) -> None:
         """Make the place; pytest calls this before each test."""
         self._stack = ExitStack()
-        # In memory where there is such a folder, so that thousands of fsyncs cost nothing.
-        memory = "/dev/shm"
-        usable = os.path.isdir(memory) and os.access(memory, os.W_OK)
-        folder = self._stack.enter_context(
-            tempfile.TemporaryDirectory(dir=memory if usable else None)
-        )
-        self.place = Path(folder)
+        self.place = self._stack.enter_context(new_place())
 
     def teardown_method(self, method: object = None) -> None:
         """Close the clients and remove the place."""

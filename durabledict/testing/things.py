@@ -1,0 +1,75 @@
+"""Classes of objects that the suite of Stores puts and gets."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+__all__ = ["Automobile", "Car", "Empty", "Keyless", "Person", "Thing", "Unpicklable"]
+
+
+class Thing:
+    """An object with a first key, a key of two attributes, and a value."""
+
+    __stockpyle_keys__ = ["id", ("zone", "name")]
+
+    def __init__(self, id: Any, zone: Any = 1, name: Any = "x", value: Any = None) -> None:
+        self.id = id
+        self.zone = zone
+        self.name = name
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]  # as of most objects that are compared
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, {self.zone!r}, {self.name!r}, {self.value!r})"
+
+
+class Person(Thing):
+    """A class that inherits its keys."""
+
+
+class Empty(Thing):
+    """Objects that are falsy."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Automobile:
+    """A base class, which has keys of its own."""
+
+    __stockpyle_keys__ = ["license_plate"]
+
+    def __init__(self, license_plate: str) -> None:
+        self.license_plate = license_plate
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]  # see above
+
+
+class Car(Automobile):
+    """One of its subclasses, with a key more."""
+
+    __stockpyle_keys__ = ["license_plate", "owner"]
+
+    def __init__(self, license_plate: str, owner: str = "nobody") -> None:
+        super().__init__(license_plate)
+        self.owner = owner
+
+
+class Keyless:
+    """A class that does not say what identifies its objects."""
+
+
+class Unpicklable(Thing):
+    """Objects that no encoding can encode."""
+
+    def __init__(self, id: Any) -> None:
+        super().__init__(id, name=f"of {id}")
+        self.lock = threading.Lock()
