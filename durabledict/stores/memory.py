@@ -231,7 +231,7 @@ class ProcessMemoryStore(GuardedStore):
                     del self._markers[place]
                     if record is not None:
                         self._store(*record)
-                elif writes and (was is None or was[0] != _WRITERS or proof is None):
+                elif writes:
                     self._spoil_one(place, now)
 
     def _spoil(self, places: Iterable[Any]) -> None:

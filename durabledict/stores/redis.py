@@ -64,7 +64,6 @@ if ARGV[1] ~= '' and found == ARGV[1] then
 end
 if ARGV[2] ~= '' and found == ARGV[2] then return 1 end
 if ARGV[5] == '0' then return 0 end
-if ARGV[1] ~= '' and found and string.sub(found, 1, 1) == 'M' then return 0 end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 return 0
 """)
