@@ -628,7 +628,7 @@ def test_after_too_many_missed_changes_a_new_generation_begins(
         split = each_chunk if kind == "memcached" else None
         with TcpProxy(server.port, *([split] if split else [])) as proxy:
             address = f"127.0.0.1:{proxy.port}"
-            client = redis.Redis(port=proxy.port)
+            client: Any = redis.Redis(port=proxy.port)
             store: Any = MemcacheStore([address]) if kind == "memcached" else RedisStore(client)
             direct: Any = (
                 MemcacheStore([f"127.0.0.1:{server.port}"])
@@ -657,7 +657,7 @@ def test_after_too_many_missed_changes_a_new_generation_begins(
             assert last.asked["get"] == asked
             for one in (store, direct):
                 one.release()
-            client.close()  # type: ignore[no-untyped-call]  # redis-py's
+            client.close()
             del store, direct, chain, other
             gc.collect()
 

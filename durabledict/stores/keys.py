@@ -7,11 +7,10 @@ identify an object together. The first is where an object's record is stored; th
 
 from __future__ import annotations
 
-import enum
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -97,10 +96,13 @@ class Address:
 
 
 def _word(name: str, value: Any) -> str:
-    if isinstance(value, _WORDED) and not isinstance(value, enum.Enum):
-        # The tag comes first, so that it is no text that an `str` could have.
-        return f"~{type(value).__name__}:{quote(str(value), safe=':')}"
+    """Return the text for one value: equal values have the same one."""
     try:
+        if isinstance(value, _WORDED):
+            value = _plain(value)
+        if isinstance(value, _WORDED):
+            # No other kind of value has a "!" in its text.
+            return f"!{type(value).__name__}:{quote(str(value), safe=':')}"
         return quote(encode_key(value), safe="~:")
     except TypeError as error:
         raise TypeError(
@@ -108,6 +110,18 @@ def _word(name: str, value: Any) -> str:
             "has no name; use str, int, float, bool, None, bytes, Decimal, UUID, a date or time, "
             "or a tuple of the first six"
         ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return what of a kind is the same for all equal values."""
+    if isinstance(value, Decimal):
+        # Equal to an int or a float: then it is one key with that.
+        if value == value.to_integral_value():
+            return int(value)
+        return float(value) if float(value) == value else value.normalize()
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(timezone.utc)
+    return value
 
 
 class Index:
@@ -131,10 +145,12 @@ class Index:
                 f"{klass.__qualname__}.__stockpyle_keys__ = {declared!r}: write a list of names "
                 'and tuples of names, as in ["id", ("zone", "name")]'
             )
-        found = [(key,) if isinstance(key, str) else tuple(key) for key in declared]
-        for names in found:
-            if not names or not all(isinstance(name, str) for name in names):
-                raise TypeError(f"{klass.__qualname__}.__stockpyle_keys__ names {names!r}")
+        found: list[tuple[str, ...]] = []
+        for key in declared:
+            names = (key,) if isinstance(key, str) else key
+            if not isinstance(names, Sequence) or not names or not all(map(_is_name, names)):
+                raise TypeError(f"{klass.__qualname__}.__stockpyle_keys__ names {key!r}")
+            found.append(tuple(names))
         #: Each key's names as the class orders them; the first is that of the record.
         self.keys: tuple[tuple[str, ...], ...] = tuple(dict.fromkeys(found))
         self.orders: dict[tuple[str, ...], tuple[str, ...]] = {key: key for key in self.keys}
@@ -158,6 +174,10 @@ class Index:
         if len(self.orders) < ORDERS:
             self.orders[names] = found
         return found
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str)
 
 
 # By identity, so that a class made at run time is not kept alive.

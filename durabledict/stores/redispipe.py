@@ -18,13 +18,14 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
+    MovedError,
     NoScriptError,
     ReadOnlyError,
     TryAgainError,
 )
 
 from ..redisconnection import nothing_was_sent
-from ..redisprimary import PAUSES, classified
+from ..redisprimary import ASKING, PAUSES, classified
 from ..redisscripts import Script, pack
 from ..redisservers import Server, servers_of
 
@@ -124,6 +125,9 @@ class Pipe:
                     continue
                 for place, reply in zip(positions, told, strict=True):
                     problem = classified(reply)
+                    if isinstance(problem, AskError) and not isinstance(problem, MovedError):
+                        reply = self._ask_there(problem, calls[place])
+                        problem = classified(reply)
                     if problem is None:
                         replies[place] = reply
                     elif _may_pass(problem):
@@ -165,6 +169,13 @@ class Pipe:
             server = self._servers.server_for(calls[place].key)
             found.setdefault(id(server), (server, []))[1].append(place)
         return list(found.values())
+
+    def _ask_there(self, pointing: AskError, one: Call) -> Any:
+        """Ask the node that a slot is on its way to."""
+        there = self._servers.server_at(pointing.host, pointing.port)
+        # In full: it may be the first time that this node meets the script.
+        sent = (ASKING, one.in_full or one.packed)
+        return there.ask(sent, there.timeout)[1]
 
     @staticmethod
     def _ask_server(server: Server, calls: Sequence[Call]) -> list[Any]:
