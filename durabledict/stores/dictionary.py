@@ -55,7 +55,8 @@ class BaseDictionaryStore(BaseStore):
     that go name by name, and `_remove_if` has one that is not atomic.
 
     A get is one read; two by a key other than the first. Where the class has one key, a put is one
-    write, and otherwise a read before it and one or two writes after it; so is a delete.
+    write, and otherwise a read before it and one or two writes after it; so is a delete. What was
+    put is not read back: of an encoding that refuses what it has encoded itself, the get will tell.
 
     :param polymorphic: objects are also found as what their base classes are
     :param lifetime_cb: a function of an object that returns its lifetime: seconds, a timedelta, a
@@ -206,9 +207,23 @@ class BaseDictionaryStore(BaseStore):
         payload = coder.encode(self.encoding, self.keyspace, name, obj)
         return Prepared(name, pointers, pack_record(expires, pointers, payload), lifetime)
 
+    def _read_before(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the records that are about to go; what cannot be read is in nobody's way."""
+        found: dict[str, bytes] = {}
+        try:
+            if names:
+                found.update(self._read_many(names))
+        except DecodingError:
+            for name in names:
+                try:
+                    found.update(self._read_many([name]))
+                except DecodingError:
+                    pass
+        return found
+
     def _put_prepared(self, prepared: Sequence[Prepared]) -> None:
         several = [each.name for each in prepared if each.pointers]
-        before = self._read_many(several) if several else {}
+        before = self._read_before(several)
         self._write_many([(each.name, each.cell or b"", each.lifetime) for each in prepared])
         pointers = _pointer_writings(prepared)
         if pointers:
@@ -219,7 +234,7 @@ class BaseDictionaryStore(BaseStore):
 
     def _delete_prepared(self, names: Sequence[tuple[str, tuple[str, ...]]]) -> None:
         several = [name for name, pointers in names if pointers]
-        before = self._read_many(several) if several else {}
+        before = self._read_before(several)
         self._remove_many([name for name, _ in names])
         stale = {pointer: pack_pointer(name) for name, pointers in names for pointer in pointers}
         stale.update(stale_pointers(before, {}))

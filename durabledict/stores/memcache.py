@@ -17,7 +17,7 @@ from .guardeddictionary import GuardedDictionaryStore, SettledCell
 from .lifetime import LifetimeCallback
 
 try:
-    from pymemcache import Client, HashClient
+    from pymemcache import Client, HashClient, PooledClient
 
     from ..memcachedcaches import connections_of
     from .generations import TRIES, Generations, not_kept
@@ -97,6 +97,10 @@ class MemcacheStore(GuardedDictionaryStore):
         )
         if (servers is None) == (client is None):
             raise TypeError('MemcacheStore takes servers=["localhost:11211"], or client=')
+        if client is not None and not isinstance(client, (Client, PooledClient, HashClient)):
+            raise TypeError(
+                f"client={client!r}: pass a Client, PooledClient or HashClient of pymemcache"
+            )
         self._client = client if client is not None else _client_of(servers)
         self._is_mine = client is None
         self._connections = connections_of(self._client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
 from .cells import is_marker, marker, pack_pointer
@@ -32,12 +32,17 @@ __all__ = ["RedisStore"]
 # Each script is one step. Run twice, because its answer was lost, each does no more than once: the
 # second time it is a marker that is not one's own any more.
 
-#: ARGV: the marker, milliseconds. Tells whether another writer's marker was there.
+#: ARGV: the marker, milliseconds. Returns whether another writer's marker was there, and else the
+#: names of the pointers to the record that was; see `cells` for the numbers.
 MARK = Script("""
-local was = redis.call('GETRANGE', KEYS[1], 0, 0)
-if was == 'M' and redis.call('GET', KEYS[1]) == ARGV[1] then was = '' end
+local was = redis.call('GETRANGE', KEYS[1], 0, 13)
+local names = ''
+if string.sub(was, 1, 1) == 'R' and string.len(was) == 14 then
+  local length = struct.unpack('>I4', string.sub(was, 11, 14))
+  if length > 0 then names = redis.call('GETRANGE', KEYS[1], 14, 13 + length) end
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return was == 'M' and 1 or 0
+return {string.sub(was, 1, 1) == 'M' and was ~= ARGV[1] and 1 or 0, names}
 """)
 
 #: ARGV: the marker, milliseconds. Returns what is there, or puts the marker and returns it.
@@ -73,6 +78,18 @@ REMOVE_IF = Script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """)
+
+
+class _Proof(NamedTuple):
+    """That a marker is one's own.
+
+    :param token: the marker
+    :param pointers: names of the pointers to the record that it replaced
+
+    """
+
+    token: bytes
+    pointers: tuple[str, ...]
 
 
 class RedisStore(GuardedDictionaryStore):
@@ -190,30 +207,33 @@ class RedisStore(GuardedDictionaryStore):
     # -- for chains -------------------------------------------------------------------------------
 
     def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
-        proofs = {name: marker(b"M") for name in names}
+        tokens = {name: marker(b"M") for name in names}
         replies = self._pipe.ask(
             [
-                run(self.prefix + name, MARK, proof, _milliseconds(life))
-                for name, proof in proofs.items()
+                run(self.prefix + name, MARK, token, _milliseconds(life))
+                for name, token in tokens.items()
             ]
         )
-        pairs = zip(proofs.items(), replies, strict=True)
-        return {name: proof for (name, proof), was_marked in pairs if not was_marked}
+        proofs: dict[str, Any] = {}
+        for (name, token), (was_marked, pointers) in zip(tokens.items(), replies, strict=True):
+            if not was_marked:
+                proofs[name] = _Proof(token, tuple(pointers.decode().split("\n")))
+        return proofs
 
     def _read_or_claim(
         self, names: Sequence[str], life: float
     ) -> tuple[dict[str, bytes], dict[str, Any]]:
-        proofs = {name: marker(b"F") for name in names}
+        tokens = {name: marker(b"F") for name in names}
         replies = self._pipe.ask(
             [
-                run(self.prefix + name, READ_OR_CLAIM, proof, _milliseconds(life))
-                for name, proof in proofs.items()
+                run(self.prefix + name, READ_OR_CLAIM, token, _milliseconds(life))
+                for name, token in tokens.items()
             ]
         )
-        told = dict(zip(proofs, replies, strict=True))
+        told = dict(zip(tokens, replies, strict=True))
         return (
             {name: cell for name, cell in told.items() if not is_marker(cell)},
-            {name: proof for name, proof in proofs.items() if told[name] == proof},
+            {name: _Proof(token, ()) for name, token in tokens.items() if told[name] == token},
         )
 
     def _settle_cells(
@@ -228,7 +248,7 @@ class RedisStore(GuardedDictionaryStore):
             run(
                 self.prefix + each.name,
                 SETTLE,
-                each.proof or b"",
+                each.proof.token if each.proof is not None else b"",
                 each.cell or b"",
                 b"0" if each.lifetime is None else _milliseconds(each.lifetime),
                 marker(b"S"),
@@ -237,7 +257,15 @@ class RedisStore(GuardedDictionaryStore):
             for each in settled
         ]
         calls += [self._set(*writing) for writing in pointers]
-        self._pipe.ask(calls + [self._remove_cell(*pair) for pair in removed.items()])
+        # What led to the record before the marker came, and to this one does not.
+        kept = {pointer for pointer, _, _ in pointers}
+        gone = dict(removed)
+        for each in settled:
+            if each.proof is not None:
+                cell = pack_pointer(each.name)
+                gone.update({name: cell for name in each.proof.pointers if name})
+        calls += [self._remove_cell(*pair) for pair in gone.items() if pair[0] not in kept]
+        self._pipe.ask(calls)
 
     def _forget_all(self) -> None:
         self._pipe.remove_all(self.prefix)
