@@ -23,7 +23,7 @@ from .syncs import syncs
 from .wakeup import wakeups
 from .writes import writes
 
-PARTS = ("sqlite", "redis", "zookeeper", "django")
+PARTS = ("sqlite", "redis", "zookeeper", "django", "stores")
 
 
 def main() -> None:
@@ -65,6 +65,10 @@ def _tables(folder: str, parts: Sequence[str]) -> str:
         from .djangotables import django_tables
 
         missed += django_tables()
+    if "stores" in parts:
+        from .facadestores import facade_tables
+
+        missed += facade_tables()
     return "\n".join(["", *missed]) if missed else "Every limit is kept."
 
 

@@ -696,12 +696,13 @@ def test_errors_of_the_durable_layer_are_raised() -> None:
     chain = ChainedStore([cache, last])
     chain.put(Thing(1))
     last.error = OSError("down")
-    for action in (
+    actions: list[Callable[[], object]] = [
         lambda: chain.put(Thing(1, value="new")),
         lambda: chain.delete(Thing(1)),
         lambda: chain.get(Thing, {"id": 2}),
         lambda: chain.delete_key(Thing, {"id": 1}),
-    ):
+    ]
+    for action in actions:
         with pytest.raises(OSError, match="down"):
             action()
     # Whether it was done is not known: so nothing is served from the caches.

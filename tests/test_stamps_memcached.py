@@ -279,7 +279,7 @@ class TestLost:
             known = read(stamp)
             # Of the same size: memcached evicts among those.
             fillers = {f"{number:0{len(KEY)}}": b"2305843009213693952" for number in range(40_000)}
-            client.set_many(fillers, noreply=True)  # type: ignore[attr-defined]  # not in the stub
+            client.set_many(fillers, noreply=True)
             assert client.get(f"{39_999:0{len(KEY)}}") is not None
             assert read(stamp) != known
 

@@ -75,7 +75,7 @@ def test_a_zip_is_read_and_a_new_one_written(tmp_path: Path) -> None:
     target = f"zip://::{tmp_path / 'new.zip'}"
     written = ShoveStore(uri=target, storage_options={"zip": {"mode": "w"}})
     written.batch_put([Automobile("B 1"), Automobile("B 2")])
-    written._files.fs.close()  # type: ignore[attr-defined]  # the archive ends with its list
+    written._files.fs.close()  # the archive ends with its list
     assert ShoveStore(uri=target).get(Automobile, {"license_plate": "B 2"}) == Automobile("B 2")
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "marker",
     "pack_pointer",
     "pack_record",
+    "payload_of",
     "pointer_of",
     "record_of",
 ]
@@ -36,6 +37,7 @@ FORMAT = 1
 _HEAD = struct.Struct(">ccdI")
 _POINTER = b"P" + bytes([FORMAT])
 _MARKERS = b"MFS"
+_OF_POINTERS, _OF_RECORDS = b"PR"
 
 
 class Record(NamedTuple):
@@ -77,7 +79,7 @@ def pointer_of(cell: bytes) -> str | None:
     :raises DecodingError: of a newer format
 
     """
-    if cell[:1] != b"P":
+    if not cell or cell[0] != _OF_POINTERS:
         return None
     _check_format(cell)
     return cell[2:].decode("ascii", "replace")
@@ -91,21 +93,33 @@ def pack_record(expires: float, pointers: tuple[str, ...], payload: bytes | str)
     return _HEAD.pack(b"R", bytes([FORMAT]), expires, len(names)) + names + payload
 
 
+def payload_of(cell: bytes) -> tuple[float, bytes] | None:
+    """Return the expiry and the payload of a record; None: it is none.
+
+    :raises DecodingError: of a newer format, or cut off
+
+    """
+    if not cell or cell[0] != _OF_RECORDS:
+        return None
+    _check_format(cell)
+    if len(cell) < _HEAD.size:
+        raise DecodingError("the record is cut off")
+    _, _, expires, length = _HEAD.unpack_from(cell)
+    return expires, cell[_HEAD.size + length :]
+
+
 def record_of(cell: bytes) -> Record | None:
     """Take a record apart; None: it is none.
 
     :raises DecodingError: of a newer format, or cut off
 
     """
-    if cell[:1] != b"R":
+    found = payload_of(cell)
+    if found is None:
         return None
-    _check_format(cell)
-    if len(cell) < _HEAD.size:
-        raise DecodingError("the record is cut off")
-    _, _, expires, length = _HEAD.unpack_from(cell)
-    end = _HEAD.size + length
-    names = cell[_HEAD.size : end].decode("ascii", "replace")
-    return Record(expires, tuple(names.split("\n")) if names else (), cell[end:])
+    expires, payload = found
+    names = cell[_HEAD.size : len(cell) - len(payload)].decode("ascii", "replace")
+    return Record(expires, tuple(names.split("\n")) if names else (), payload)
 
 
 def _check_format(cell: bytes) -> None:

@@ -113,14 +113,19 @@ class ChainedStore(BaseStore):
         :raises KeyError: no layer is indexed by these attributes
 
         """
+        found: T | None = None
+        look: Look | None = None
         if self._first_get is not None:
             try:
                 found = self._first_get(klass, key)
             except (KeyError, TypeError):
-                found = None
-            if found is not None:
-                return self._handed_out(found) if self._hooks else found
-        return self.batch_get(klass, [key])[0]
+                pass  # the layers below may know better
+        elif self._layers:
+            look = self._layers[0].look(klass, [key])
+            found = look.objects[0]
+        if found is None:
+            return self._get_many(klass, [key], look)[0]
+        return self._handed_out(found) if self._hooks else found
 
     def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
         """Return an object or None for each key; each layer is asked for what is still missing.
@@ -128,7 +133,16 @@ class ChainedStore(BaseStore):
         :raises KeyError: no layer is indexed by these attributes
 
         """
-        wanted = list(keys)
+        return self._get_many(klass, list(keys))
+
+    def _get_many(
+        self, klass: type[T], wanted: list[Key], first: Look | None = None
+    ) -> list[T | None]:
+        """Return an object or None for each key.
+
+        :param first: what the first layer told, where it has been asked already
+
+        """
         found: list[Any] = [None] * len(wanted)
         sources: list[Any] = [None] * len(wanted)
         looks: list[tuple[Layer, Look, list[int]]] = []
@@ -137,13 +151,17 @@ class ChainedStore(BaseStore):
             for layer in self._layers:
                 if not missing:
                     break
-                look = layer.look(klass, [wanted[place] for place in missing])
+                look = first or layer.look(klass, [wanted[place] for place in missing])
+                first = None
                 looks.append((layer, look, missing))
                 _take(look.objects, missing, found, sources, layer.store)
                 missing = [place for place in missing if found[place] is None]
             if missing:
                 below = self._ask_last(klass, [wanted[place] for place in missing], looks)
                 _take(below, missing, found, sources, self._last)
+            elif len(looks) <= 1:
+                # All were in the first layer: there is nothing to fill.
+                return self._all_handed_out(found)
             again = self._claim(looks, found, sources)
         except BaseException:
             for layer, look, _ in looks:
@@ -153,7 +171,7 @@ class ChainedStore(BaseStore):
             objs = [found[place] for place in asked]
             missed = [o for o, had in zip(objs, look.objects, strict=True) if had is None]
             layer.fill(look, [again.get(id(obj), obj) for obj in missed if obj is not None])
-        return [obj if obj is None else self._handed_out(obj) for obj in found]
+        return self._all_handed_out(found)
 
     def _ask_last(
         self, klass: type, keys: list[Key], looks: list[tuple[Layer, Look, list[int]]]
@@ -198,7 +216,12 @@ class ChainedStore(BaseStore):
                 again[id(found[place])] = obj
         return again
 
-    def _handed_out(self, obj: Any) -> Any:
+    def _all_handed_out(self, found: list[Any]) -> list[Any]:
+        if not self._hooks:
+            return found
+        return [obj if obj is None else self._handed_out(obj) for obj in found]
+
+    def _handed_out(self, obj: T) -> T:
         for hook in self._hooks:
             changed = hook(obj)
             if changed is not None:

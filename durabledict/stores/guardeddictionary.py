@@ -12,7 +12,7 @@ from .base import Key
 from .cells import pack_pointer, pointer_of
 from .dictionary import BaseDictionaryStore, Prepared, Writing
 from .guarded import GuardedStore, Peeked, Settlement
-from .keys import Address, locate, matches
+from .keys import Address, locate_all, matches
 
 __all__ = ["GuardedDictionaryStore", "SettledCell"]
 
@@ -68,43 +68,45 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         return address.name
 
     def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
-        addresses = [locate(klass, key) for key in keys]
-        cells = self._read_many({address.name: None for address in addresses})
-        targets: dict[str, str] = {}
-        for name, cell in cells.items():
-            try:
-                target = pointer_of(cell)
-            except DecodingError as error:
-                logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
-                continue
-            if target is not None:
-                targets[name] = target
-        records: Mapping[str, bytes] = {}
-        claims: dict[str, Any] = {}
-        if targets:
-            records, claims = self._read_or_claim(list(dict.fromkeys(targets.values())), life)
-        objects = [self._seen(address, cells, targets, records) for address in addresses]
-        return Peeked(objects, claims, bool(targets))
+        addresses = locate_all(klass, keys)
+        names = [address.name for address in addresses]
+        cells = self._read_many(dict.fromkeys(names))
+        objects: list[Any] = []
+        led: list[tuple[int, str]] = []
+        for place, (name, address) in enumerate(zip(names, addresses, strict=True)):
+            cell = cells.get(name)
+            obj = None
+            if cell is not None:
+                target = self._target(name, cell)
+                if target is None:
+                    obj = self._seen(name, cell, address)
+                else:
+                    led.append((place, target))
+            objects.append(obj)
+        if not led:
+            return Peeked(objects, {}, False)
+        records, claims = self._read_or_claim(list(dict.fromkeys(t for _, t in led)), life)
+        for place, target in led:
+            cell = records.get(target)
+            if cell is not None:
+                objects[place] = self._seen(target, cell, addresses[place])
+        return Peeked(objects, claims, True)
 
-    def _seen(
-        self,
-        address: Address,
-        cells: Mapping[str, bytes],
-        targets: Mapping[str, str],
-        records: Mapping[str, bytes],
-    ) -> Any:
-        target = targets.get(address.name)
-        name = target or address.name
-        cell = cells.get(name) if target is None else records.get(name)
-        if cell is None:
+    def _target(self, name: str, cell: bytes) -> str | None:
+        try:
+            return pointer_of(cell)
+        except DecodingError as error:
+            logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
             return None
+
+    def _seen(self, name: str, cell: bytes, address: Address) -> Any:
         try:
             obj = self._decode(name, cell)
         except DecodingError as error:
             # The layers below have it: only a store that is alone has to tell its reader.
             logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
             return None
-        return obj if matches(obj, address) else None
+        return obj if obj is not None and matches(obj, address) else None
 
     def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
         names = list(places)

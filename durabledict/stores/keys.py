@@ -7,9 +7,10 @@ identify an object together. The first is where an object's record is stored; th
 
 from __future__ import annotations
 
+import re
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
@@ -25,11 +26,18 @@ __all__ = [
     "entry_of",
     "index_of",
     "locate",
+    "locate_all",
     "matches",
 ]
 
 #: Orders of names that one class remembers: queries in more orders are answered, only slower.
 ORDERS = 100
+
+# Text that needs no quotes: none of it is the beginning of a tag.
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
+
+# Ints that `encode_key` writes in no other way than this module.
+_SHORT = 1 << 64
 
 # Values whose `str` tells them apart, and is the same in every process.
 _WORDED = (uuid.UUID, datetime, date, time, Decimal)
@@ -56,15 +64,18 @@ class Address:
 
     """
 
-    __slots__ = ("_name", "entry", "klass", "names", "values")
+    __slots__ = ("_name", "klass", "names", "values")
 
     def __init__(self, klass: type, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         self.klass = klass
         self.names = names
         self.values = values
-        #: The same as a key of a dict.
-        self.entry: Entry = (klass, names, values)
         self._name: str | None = None
+
+    @property
+    def entry(self) -> Entry:
+        """The same as a key of a dict."""
+        return self.klass, self.names, self.values
 
     @property
     def name(self) -> str:
@@ -73,12 +84,16 @@ class Address:
         :raises TypeError: a value that has no name; it says which have
 
         """
-        if self._name is None:
-            pairs = zip(self.names, self.values, strict=True)
-            words = "&".join(f"{name}={_word(name, value)}" for name, value in pairs)
-            klass = f"{self.klass.__module__}.{self.klass.__qualname__}"
-            self._name = f"{quote(klass, safe='')}/{words}"
-        return self._name
+        name = self._name
+        if name is None:
+            labels = index_of(self.klass).labels[self.names]
+            if len(labels) == 1:
+                name = labels[0] + _word(self.names[0], self.values[0])
+            else:
+                words = map(_word, self.names, self.values)
+                name = "&".join(map(str.__add__, labels, words))
+            self._name = name
+        return name
 
     @property
     def key(self) -> dict[str, Any]:
@@ -97,6 +112,11 @@ class Address:
 
 def _word(name: str, value: Any) -> str:
     """Return the text for one value: equal values have the same one."""
+    kind = type(value)
+    if kind is str and _PLAIN(value):
+        return str(value)
+    if kind is int and -_SHORT < value < _SHORT:
+        return f"~int:{value}"
     try:
         if isinstance(value, _WORDED):
             value = _plain(value)
@@ -106,7 +126,7 @@ def _word(name: str, value: Any) -> str:
         return quote(encode_key(value), safe="~:")
     except TypeError as error:
         raise TypeError(
-            f"{name}={value!r} cannot be a key outside of this process: a {type(value).__name__} "
+            f"{name}={value!r} cannot be a key outside of this process: a {kind.__name__} "
             "has no name; use str, int, float, bool, None, bytes, Decimal, UUID, a date or time, "
             "or a tuple of the first six"
         ) from error
@@ -156,6 +176,14 @@ class Index:
         self.orders: dict[tuple[str, ...], tuple[str, ...]] = {key: key for key in self.keys}
         self._sets = {frozenset(key): key for key in reversed(self.keys)}
         self._title = klass.__qualname__
+        stem = f"{quote(f'{klass.__module__}.{klass.__qualname__}', safe='')}/"
+        #: What stands before each value in the name of a key.
+        self.labels = {
+            key: tuple(
+                f"{'' if place else stem}{quote(name, safe='')}=" for place, name in enumerate(key)
+            )
+            for key in self.keys
+        }
 
     def ordered(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of a query in the class's own order.
@@ -237,6 +265,23 @@ def locate(klass: type, key: Mapping[str, Any]) -> Address:
     return Address(*entry)
 
 
+def locate_all(klass: type, keys: Iterable[Mapping[str, Any]]) -> list[Address]:
+    """Return the addresses that queries are for; what cannot be hashed is not noticed here.
+
+    :raises NotIndexedError: the class is not indexed by the attributes of one of them
+
+    """
+    index = index_of(klass)
+    found = []
+    for key in keys:
+        if type(key) is not dict and not isinstance(key, Mapping):
+            raise TypeError(f"key={key!r}: write a dict of attributes, {{'id': 1}} say")
+        given = tuple(key)
+        names = index.orders.get(given) or index.ordered(given)
+        found.append(Address(klass, names, tuple([key[name] for name in names])))
+    return found
+
+
 def addresses_of(obj: object, polymorphic: bool) -> list[Address]:
     """Return every address of an object; that of its record comes first.
 
@@ -264,9 +309,9 @@ def matches(obj: object, address: Address) -> bool:
         return False
     try:
         # Not by `is` alone: what was decoded is equal, and no more.
-        return all(
-            getattr(obj, name) == value
-            for name, value in zip(address.names, address.values, strict=True)
-        )
+        for name, value in zip(address.names, address.values, strict=True):
+            if getattr(obj, name) != value:
+                return False
     except AttributeError:
         return False
+    return True

@@ -295,6 +295,8 @@ class GuardedLayer(Layer):
         look = Look(objects, True)
         look.claims, look.followed = dict(claims), followed
         look.tried.update(claims)
+        if None not in objects:
+            return look
         first = index_of(klass).keys[0]
         for key, obj in zip(keys, objects, strict=True):
             if obj is None and len(key) == len(first):

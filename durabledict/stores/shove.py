@@ -82,7 +82,7 @@ class ShoveStore(BaseDictionaryStore):
             allow_unsigned=allow_unsigned,
         )
         source = given[0]
-        self._files = None
+        self._files: Any = None
         if isinstance(source, str):
             self._files = source = _open(source, storage_options or {})
         if not isinstance(source, MutableMapping):

@@ -21,6 +21,9 @@ class _Commands:
     def set(
         self, key: str | bytes, value: Any, expire: int = 0, noreply: bool | None = None
     ) -> bool: ...
+    def set_many(
+        self, values: dict[str, Any], expire: int = 0, noreply: bool | None = None
+    ) -> list[str]: ...
     def version(self) -> bytes: ...
 
 class Client(_Commands):
