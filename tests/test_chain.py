@@ -590,6 +590,8 @@ def test_a_cache_that_comes_back_during_a_put_is_told_at_its_end() -> None:
             clock.move(10)
             assert chain.get(Thing, {"id": 1}) == Thing(1, value="old")
             original(objs)
+            # Nor is it read: it has not been told of the new one.
+            assert chain.get(Thing, {"id": 1}) == Thing(1, value="new")
 
         last.batch_put = come_back  # type: ignore[method-assign]  # a hook
         chain.put(Thing(1, value="new"))

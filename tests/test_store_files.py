@@ -23,6 +23,7 @@ from durabledict import (
 )
 from durabledict.errors import DecodingError, EncodingError
 from durabledict.stores import BaseDictionaryStore, DurableDictStore, ShoveStore
+from durabledict.stores.cells import pack_pointer
 from durabledict.testing.things import Automobile, Thing
 
 NAME = {"zone": 1, "name": "x"}
@@ -250,3 +251,16 @@ def test_encodings_are_checked() -> None:
         Minimal(encoding=5)
     with pytest.raises(ValueError, match="allow_unsigned"):
         Minimal(encoding=SignedEncoding("secret" * 6), old_encoding=Minimal().encoding)
+
+
+def test_what_is_found_is_checked_against_what_was_asked_for() -> None:
+    """A pointer that leads to another object, and a record under a name that is not its own."""
+    store = Minimal()
+    store.batch_put([Thing(1), Thing(2, name="y")])
+    record, pointer = (f"{STEM}{word}" for word in ("id=~int:2", "zone=~int:1&name=x"))
+    store.cells[pointer] = pack_pointer(record)
+    assert store.get(Thing, NAME) is None
+    store.cells[record] = store.cells[f"{STEM}id=~int:1"]
+    assert store.get(Thing, {"id": 2}) is None
+    store.cells[pointer] = pack_pointer(pointer)
+    assert store.get(Thing, NAME) is None
