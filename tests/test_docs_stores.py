@@ -1,0 +1,63 @@
+"""Every example of docs/stores.rst runs, those of servers too; its own Store passes the suite."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durabledict.testing import StoreSuite
+
+from .memcachedserver import MemcachedServer
+from .redisservers import RedisServer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from folderstore import FolderStore
+
+ROOT = Path(__file__).parents[1]
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)
+
+
+def test_the_examples_do_what_the_page_says(
+    scratch: Path, memcached_server: MemcachedServer, redis_server: RedisServer
+) -> None:
+    memcached_server.flush()
+    redis_server.flush()
+    text = (ROOT / "docs" / "stores.rst").read_text()
+    for there, here in ((11211, memcached_server.port), (6379, redis_server.port)):
+        text, replaced = re.subn(rf"\b{there}\b", str(here), text)
+        assert replaced
+    test = doctest.DocTestParser().get_doctest(text, {}, "stores.rst", "stores.rst", 0)
+    assert len(test.examples) > 50
+    said: list[str] = []
+    result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
+    assert result.failed == 0, "".join(said)
+    names: dict[str, Any] = test.globs
+    names["persistent_store"]._dict.close()
+    names["chained_store"].release()
+    names["shared"]._client.close()
+
+
+class TestFolderStore(StoreSuite):
+    capabilities = frozenset(
+        {"clock", "copies", "encodes", "lifetimes", "polymorphic", "shared", "threads"}
+    )
+
+    def factory(self, place: Path, **options: Any) -> FolderStore:
+        return FolderStore(place / "objects", **options)
