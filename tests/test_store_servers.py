@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -391,26 +390,6 @@ def place(
     request: pytest.FixtureRequest, memcached: MemcachedServer, redis_url: str
 ) -> tuple[str, str]:
     return request.param, redis_url if request.param == "redis" else address(memcached)
-
-
-def write_many(kind: str, where: str, number: int) -> None:
-    with opened(kind, where) as store:
-        for turn in range(200):
-            store.batch_put([Thing(number, name=number, value=turn), Thing("shared", value=turn)])
-            assert store.get(Thing, {"zone": 1, "name": number}).value == turn
-
-
-def test_two_processes_share_a_store(place: tuple[str, str]) -> None:
-    spawning = multiprocessing.get_context("spawn")
-    with opened(*place) as store:
-        children = [spawning.Process(target=write_many, args=(*place, n)) for n in (1, 2)]
-        for child in children:
-            child.start()
-        for child in children:
-            child.join(60)
-            assert child.exitcode == 0
-        keys = [{"id": 1}, {"zone": 1, "name": 2}, {"id": "shared"}]
-        assert [thing.value for thing in store.batch_get(Thing, keys)] == [199, 199, 199]
 
 
 def forks(kind: str, where: str) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from .base import BaseStore
 from .keys import NotIndexedError
-from .memory import ProcessMemoryStore, ThreadLocalStore
+from .memory import ProcessMemoryStore
+from .threadlocal import ThreadLocalStore
 
 if TYPE_CHECKING:
     from .chained import ChainedStore

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from ..options import seconds
 from .base import BaseStore, Key
+from .cachelayers import layer_of
 from .guarded import GuardedStore
 from .keys import addresses_of
-from .layers import Layer, Look, layer_of
+from .layers import Layer, Look
 from .memory import ProcessMemoryStore
 
 __all__ = ["ChainedStore"]

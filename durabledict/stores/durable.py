@@ -8,6 +8,7 @@ from typing import Any
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
 from ..errors import MISSING
+from ..memory import MemoryDict
 from .dictionary import BaseDictionaryStore, Writing
 from .lifetime import LifetimeCallback
 
@@ -76,7 +77,7 @@ class DurableDictStore(BaseDictionaryStore):
     @property
     def shared(self) -> bool:  # type: ignore[override]  # the dict knows
         """Whether other processes see the dict."""
-        return type(self._dict).__name__ != "MemoryDict"
+        return not isinstance(self._dict, MemoryDict)
 
     def _read(self, name: str) -> bytes | None:
         cell = self._dict.get(name)

@@ -14,11 +14,10 @@ from typing import Any
 
 from .. import reading
 from ..outage import backoff
+from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
-from .guarded import GuardedStore, Settlement
-from .keys import addresses_of, index_of, locate
 
-__all__ = ["Layer", "Look", "Write", "layer_of"]
+__all__ = ["MISSED", "Layer", "Look", "Write"]
 
 logger = logging.getLogger("durabledict.stores")
 
@@ -73,7 +72,8 @@ class Layer(ABC):
     def __init__(self, store: BaseStore, life: float) -> None:
         self.store: Any = store
         self.life = life
-        self._lock = threading.Lock()
+        # Re-entrant: a signal handler, or a finalizer, may use the chain in the middle.
+        self._lock = threading.RLock()
         # place -> object: changes that the layer missed, and is to be told.
         self._missed: dict[Any, Any] = {}
         # The same of writes that are not over: told at their end, by themselves.
@@ -81,6 +81,11 @@ class Layer(ABC):
         self._attempts = 0
         self._retry_at = 0.0
         self._overflowed = False
+        call_after_fork(self)
+
+    def _after_fork(self) -> None:
+        # A thread that is no more may hold it.
+        self._lock = threading.RLock()
 
     # -- outages ----------------------------------------------------------------------------------
 
@@ -260,119 +265,3 @@ class Layer(ABC):
 
     @abstractmethod
     def _fill(self, look: Look, objects: dict[Any, Any]) -> None: ...
-
-
-class GuardedLayer(Layer):
-    """A layer that can compare and set."""
-
-    store: GuardedStore
-
-    def _place(self, obj: Any) -> Any:
-        return self.store._place(addresses_of(obj, False)[0])
-
-    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]:
-        return self.store._mark(objects, self.life)
-
-    def _end(self, write: Write, deleted: bool) -> None:
-        self.store._settle(
-            [
-                Settlement(place, None, write.proofs.get(place), obj)
-                if deleted
-                else Settlement(place, obj, write.proofs.get(place))
-                for place, obj in write.objects.items()
-            ],
-            writes=True,
-        )
-
-    def _forget(self, objects: dict[Any, Any]) -> None:
-        self.store._spoil(objects)
-
-    def _forget_all(self) -> None:
-        self.store._forget_all()
-
-    def _look(self, klass: type, keys: Sequence[Key]) -> Look:
-        objects, claims, followed = self.store._peek(klass, keys, self.life)
-        look = Look(objects, True)
-        look.claims, look.followed = dict(claims), followed
-        look.tried.update(claims)
-        if None not in objects:
-            return look
-        first = index_of(klass).keys[0]
-        for key, obj in zip(keys, objects, strict=True):
-            if obj is None and len(key) == len(first):
-                address = locate(klass, key)
-                if address.names == first:
-                    look.tried.add(self.store._place(address))
-        missing = look.tried - claims.keys()
-        if missing:
-            # Before the layers below are read: so what is written from now on is noticed.
-            look.claims.update(self.store._claim(missing, self.life))
-        return look
-
-    def claim(self, look: Look, objs: Sequence[Any]) -> list[Any]:
-        """Put markers for objects that were found by another key than their first."""
-        if not look.answered or look.followed:
-            return []
-        placed = {p: obj for p, obj in self._placed(objs).items() if p not in look.tried}
-        if not placed:
-            return []
-        try:
-            claims = self.store._claim(placed, self.life)
-        except Exception as error:
-            self._failed(error)
-            return []
-        look.tried.update(placed)
-        look.claims.update(claims)
-        return [placed[place] for place in claims]
-
-    def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
-        settlements = [
-            Settlement(place, objects.get(place), proof) for place, proof in look.claims.items()
-        ]
-        if look.followed:
-            # Of these only the pointers: the next read finds the way, and claims the record.
-            settlements += [
-                Settlement(place, obj, None)
-                for place, obj in objects.items()
-                if place not in look.tried
-            ]
-        if settlements:
-            self.store._settle(settlements, writes=False)
-
-
-class UnguardedLayer(Layer):
-    """A layer with the six operations alone: how long it may be wrong, its lifetimes say."""
-
-    def _place(self, obj: Any) -> Any:
-        return addresses_of(obj, False)[0].entry
-
-    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]:
-        self.store.batch_delete(list(objects.values()))
-        return {}
-
-    def _end(self, write: Write, deleted: bool) -> None:
-        objs = list(write.objects.values())
-        if deleted:
-            self.store.batch_delete(objs)
-        else:
-            self.store.batch_put(objs)
-
-    def _forget(self, objects: dict[Any, Any]) -> None:
-        self.store.batch_delete(list(objects.values()))
-
-    def _forget_all(self) -> None:
-        raise NotImplementedError(
-            f"{self.store!r} was down for more than {MISSED} changes, and cannot forget all it has"
-        )
-
-    def _look(self, klass: type, keys: Sequence[Key]) -> Look:
-        return Look(list(self.store.batch_get(klass, keys)), True)
-
-    def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
-        if objects:
-            self.store.batch_put(list(objects.values()))
-
-
-def layer_of(store: BaseStore, life: float) -> Layer:
-    """Return the layer that a Store makes."""
-    return (GuardedLayer if isinstance(store, GuardedStore) else UnguardedLayer)(store, life)

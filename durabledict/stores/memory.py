@@ -1,4 +1,4 @@
-"""`ProcessMemoryStore` and `ThreadLocalStore`: the live objects, in this process."""
+"""`ProcessMemoryStore`: the live objects, in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .lifetime import LifetimeCallback, checked_callback, lifetime_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ProcessMemoryStore", "ThreadLocalStore"]
+__all__ = ["ProcessMemoryStore"]
 
 T = TypeVar("T")
 
@@ -265,77 +265,3 @@ class ProcessMemoryStore(GuardedStore):
     def _after_fork(self) -> None:
         # A thread that is no more may hold it.
         self._lock = threading.RLock()
-
-
-class ThreadLocalStore(GuardedStore):
-    """A `ProcessMemoryStore` for each thread: what a thread puts, no other thread sees.
-
-    What a thread put is forgotten when it ends. The parameters are those of `ProcessMemoryStore`.
-
-    """
-
-    shared = False
-
-    def __init__(
-        self,
-        polymorphic: bool = False,
-        lifetime_cb: LifetimeCallback | None = None,
-        maxsize: int | None = None,
-    ) -> None:
-        self.lifetime_cb = lifetime_cb
-        self._options = (polymorphic, lifetime_cb, maxsize)
-        self._local = threading.local()
-        self._local.store = ProcessMemoryStore(*self._options)
-
-    @property
-    def _mine(self) -> ProcessMemoryStore:
-        try:
-            found: ProcessMemoryStore = self._local.store
-        except AttributeError:
-            found = self._local.store = ProcessMemoryStore(*self._options)
-        return found
-
-    def get(self, klass: type[T], key: Key) -> T | None:
-        """Return the object, or None."""
-        return self._mine.get(klass, key)
-
-    def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
-        """Return an object or None for each key."""
-        return self._mine.batch_get(klass, keys)
-
-    def put(self, obj: Any) -> None:
-        """Keep the object, for this thread."""
-        self._mine.put(obj)
-
-    def batch_put(self, objs: Iterable[Any]) -> None:
-        """Keep the objects, for this thread."""
-        self._mine.batch_put(objs)
-
-    def delete(self, obj: Any) -> None:
-        """Forget the object with the first key of this one."""
-        self._mine.delete(obj)
-
-    def batch_delete(self, objs: Iterable[Any]) -> None:
-        """Forget objects."""
-        self._mine.batch_delete(objs)
-
-    def _place(self, address: Address) -> Any:
-        return address.entry
-
-    def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
-        return self._mine._peek(klass, keys, life)
-
-    def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
-        return self._mine._mark(places, life)
-
-    def _claim(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
-        return self._mine._claim(places, life)
-
-    def _settle(self, settlements: Iterable[Settlement], *, writes: bool) -> None:
-        self._mine._settle(settlements, writes=writes)
-
-    def _spoil(self, places: Iterable[Any]) -> None:
-        self._mine._spoil(places)
-
-    def _forget_all(self) -> None:
-        self._mine._forget_all()

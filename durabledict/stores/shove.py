@@ -27,14 +27,6 @@ _CREDENTIALS = re.compile(r"s3://([^:/@]+):(.+)@([^@/]+)(/.*)?")
 class ShoveStore(BaseDictionaryStore):
     """Keeps objects in a mapping, or as files: bytes under readable names.
 
-    >>> class Foo:
-    ...     __stockpyle_keys__ = ["key"]
-    ...     def __init__(self, key):
-    ...         self.key = key
-    >>> files = {}
-    >>> ShoveStore(files).put(Foo("my_unique_key_123"))
-    >>> list(files)
-    ['durabledict.stores.shove.Foo/key=my_unique_key_123']
     >>> ShoveStore()
     Traceback (most recent call last):
     TypeError: ShoveStore takes one of: a mapping, shove=, uri=, shoveuri=

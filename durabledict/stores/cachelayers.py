@@ -1,0 +1,130 @@
+"""The two kinds of cache layers: those that can compare and set, and those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import layers
+from .base import BaseStore, Key
+from .guarded import GuardedStore, Settlement
+from .keys import addresses_of, index_of, locate
+from .layers import Layer, Look, Write
+
+__all__ = ["layer_of"]
+
+
+class GuardedLayer(Layer):
+    """A layer that can compare and set."""
+
+    store: GuardedStore
+
+    def _place(self, obj: Any) -> Any:
+        return self.store._place(addresses_of(obj, False)[0])
+
+    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]:
+        return self.store._mark(objects, self.life)
+
+    def _end(self, write: Write, deleted: bool) -> None:
+        self.store._settle(
+            [
+                Settlement(place, None, write.proofs.get(place), obj)
+                if deleted
+                else Settlement(place, obj, write.proofs.get(place))
+                for place, obj in write.objects.items()
+            ],
+            writes=True,
+        )
+
+    def _forget(self, objects: dict[Any, Any]) -> None:
+        self.store._spoil(objects)
+
+    def _forget_all(self) -> None:
+        self.store._forget_all()
+
+    def _look(self, klass: type, keys: Sequence[Key]) -> Look:
+        objects, claims, followed = self.store._peek(klass, keys, self.life)
+        look = Look(objects, True)
+        look.claims, look.followed = dict(claims), followed
+        look.tried.update(claims)
+        if None not in objects:
+            return look
+        first = index_of(klass).keys[0]
+        for key, obj in zip(keys, objects, strict=True):
+            if obj is None and len(key) == len(first):
+                address = locate(klass, key)
+                if address.names == first:
+                    look.tried.add(self.store._place(address))
+        missing = look.tried - claims.keys()
+        if missing:
+            # Before the layers below are read: so what is written from now on is noticed.
+            look.claims.update(self.store._claim(missing, self.life))
+        return look
+
+    def claim(self, look: Look, objs: Sequence[Any]) -> list[Any]:
+        """Put markers for objects that were found by another key than their first."""
+        if not look.answered or look.followed:
+            return []
+        placed = {p: obj for p, obj in self._placed(objs).items() if p not in look.tried}
+        if not placed:
+            return []
+        try:
+            claims = self.store._claim(placed, self.life)
+        except Exception as error:
+            self._failed(error)
+            return []
+        look.tried.update(placed)
+        look.claims.update(claims)
+        return [placed[place] for place in claims]
+
+    def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
+        settlements = [
+            Settlement(place, objects.get(place), proof) for place, proof in look.claims.items()
+        ]
+        if look.followed:
+            # Of these only the pointers: the next read finds the way, and claims the record.
+            settlements += [
+                Settlement(place, obj, None)
+                for place, obj in objects.items()
+                if place not in look.tried
+            ]
+        if settlements:
+            self.store._settle(settlements, writes=False)
+
+
+class UnguardedLayer(Layer):
+    """A layer with the six operations alone: how long it may be wrong, its lifetimes say."""
+
+    def _place(self, obj: Any) -> Any:
+        return addresses_of(obj, False)[0].entry
+
+    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]:
+        self.store.batch_delete(list(objects.values()))
+        return {}
+
+    def _end(self, write: Write, deleted: bool) -> None:
+        objs = list(write.objects.values())
+        if deleted:
+            self.store.batch_delete(objs)
+        else:
+            self.store.batch_put(objs)
+
+    def _forget(self, objects: dict[Any, Any]) -> None:
+        self.store.batch_delete(list(objects.values()))
+
+    def _forget_all(self) -> None:
+        raise NotImplementedError(
+            f"{self.store!r} missed more than {layers.MISSED} changes, and cannot forget all it has"
+        )
+
+    def _look(self, klass: type, keys: Sequence[Key]) -> Look:
+        return Look(list(self.store.batch_get(klass, keys)), True)
+
+    def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
+        if objects:
+            self.store.batch_put(list(objects.values()))
+
+
+def layer_of(store: BaseStore, life: float) -> Layer:
+    """Return the layer that a Store makes."""
+    return (GuardedLayer if isinstance(store, GuardedStore) else UnguardedLayer)(store, life)
