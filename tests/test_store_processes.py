@@ -27,7 +27,7 @@ from .memcachedserver import MemcachedServer
 spawning = multiprocessing.get_context("spawn")
 
 KINDS = ["memcached", "redis", "sqlite", "folder"]
-TURNS = 150
+TURNS = 60
 
 
 @contextmanager

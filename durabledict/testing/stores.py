@@ -71,7 +71,7 @@ class StoreSuite:
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
     #: How many sequences of how many steps are tried.
-    sequences: tuple[int, int] = (12, 20)
+    sequences: tuple[int, int] = (8, 16)
 
     place: Path
 
