@@ -101,8 +101,8 @@ def payload_of(cell: bytes) -> tuple[float, bytes] | None:
     """
     if not cell or cell[0] != _OF_RECORDS:
         return None
-    _check_format(cell)
-    if len(cell) < _HEAD.size:
+    if len(cell) < _HEAD.size or cell[1] > FORMAT:
+        _check_format(cell)
         raise DecodingError("the record is cut off")
     _, _, expires, length = _HEAD.unpack_from(cell)
     return expires, cell[_HEAD.size + length :]

@@ -77,7 +77,7 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
             cell = cells.get(name)
             obj = None
             if cell is not None:
-                target = self._target(name, cell)
+                target = self._target(name, cell) if cell[:1] == b"P" else None
                 if target is None:
                     obj = self._seen(name, cell, address)
                 else:

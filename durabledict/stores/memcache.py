@@ -130,12 +130,12 @@ class MemcacheStore(GuardedDictionaryStore):
 
     def _read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         wanted = {self._key(name): name for name in names}
-        found: dict[str, bytes] = {}
-        for part in self._connections.ask_nodes(wanted, self._get_many):
-            for key, cell in part:
-                if not is_marker(cell):
-                    found[wanted[key]] = cell
-        return found
+        # Markers among them are no records, nor pointers: to who reads, they are nothing.
+        return {
+            wanted[key]: cell
+            for part in self._connections.ask_nodes(wanted, self._get_many)
+            for key, cell in part
+        }
 
     def _write_many(self, writings: Iterable[Writing]) -> None:
         cells = {name: (cell, lifetime) for name, cell, lifetime in writings}
