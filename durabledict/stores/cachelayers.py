@@ -9,7 +9,7 @@ from . import layers
 from .base import BaseStore, Key
 from .guarded import GuardedStore, Settlement
 from .keys import addresses_of, index_of, locate
-from .layers import Layer, Look, Write
+from .layers import Layer, Look, Write, has_none
 
 __all__ = ["layer_of"]
 
@@ -47,7 +47,7 @@ class GuardedLayer(Layer):
         look = Look(objects, True)
         look.claims, look.followed = dict(claims), followed
         look.tried.update(claims)
-        if None not in objects:
+        if not has_none(objects):
             return look
         first = index_of(klass).keys[0]
         for key, obj in zip(keys, objects, strict=True):

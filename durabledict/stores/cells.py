@@ -21,12 +21,14 @@ from typing import NamedTuple
 from ..errors import DecodingError
 
 __all__ = [
+    "RECORD",
     "Record",
     "is_marker",
     "marker",
     "pack_pointer",
     "pack_record",
     "payload_of",
+    "payload_start",
     "pointer_of",
     "record_of",
 ]
@@ -35,6 +37,9 @@ __all__ = [
 FORMAT = 1
 
 _HEAD = struct.Struct(">ccdI")
+#: How a record of this format begins.
+RECORD = b"R" + bytes([FORMAT])
+
 _POINTER = b"P" + bytes([FORMAT])
 _MARKERS = b"MFS"
 _OF_POINTERS, _OF_RECORDS = b"PR"
@@ -91,6 +96,11 @@ def pack_record(expires: float, pointers: tuple[str, ...], payload: bytes | str)
     if isinstance(payload, str):
         payload = payload.encode()
     return _HEAD.pack(b"R", bytes([FORMAT]), expires, len(names)) + names + payload
+
+
+def payload_start(cell: bytes) -> int:
+    """Return where the payload of a record of this format begins: one that begins as `RECORD`."""
+    return _HEAD.size + int.from_bytes(cell[10:14], "big")
 
 
 def payload_of(cell: bytes) -> tuple[float, bytes] | None:

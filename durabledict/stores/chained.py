@@ -11,7 +11,7 @@ from .base import BaseStore, Key
 from .cachelayers import layer_of
 from .guarded import GuardedStore
 from .keys import addresses_of
-from .layers import Layer, Look
+from .layers import Layer, Look, has_none
 from .memory import ProcessMemoryStore
 
 __all__ = ["ChainedStore"]
@@ -144,6 +144,10 @@ class ChainedStore(BaseStore):
         :param first: what the first layer told, where it has been asked already
 
         """
+        if first is None and wanted and self._layers:
+            first = self._layers[0].look(klass, wanted)
+        if first is not None and not has_none(first.objects):
+            return self._all_handed_out(first.objects)
         found: list[Any] = [None] * len(wanted)
         sources: list[Any] = [None] * len(wanted)
         looks: list[tuple[Layer, Look, list[int]]] = []
@@ -160,9 +164,6 @@ class ChainedStore(BaseStore):
             if missing:
                 below = self._ask_last(klass, [wanted[place] for place in missing], looks)
                 _take(below, missing, found, sources, self._last)
-            elif len(looks) <= 1:
-                # All were in the first layer: there is nothing to fill.
-                return self._all_handed_out(found)
             again = self._claim(looks, found, sources)
         except BaseException:
             for layer, look, _ in looks:

@@ -19,7 +19,15 @@ from ..basicencodings import PickleEncoding
 from ..errors import DecodingError
 from . import lifetime as clock
 from .base import BaseStore, Key
-from .cells import pack_pointer, pack_record, payload_of, pointer_of, record_of
+from .cells import (
+    RECORD,
+    pack_pointer,
+    pack_record,
+    payload_of,
+    payload_start,
+    pointer_of,
+    record_of,
+)
 from .keys import Address, addresses_of, locate_all, matches
 from .lifetime import LifetimeCallback, checked_callback, lifetime_of
 
@@ -267,6 +275,14 @@ class BaseDictionaryStore(BaseStore):
         :raises DecodingError: naming what it is stored under
 
         """
+        if self._pickles and self.expires_natively and cell[:2] == RECORD:
+            payload = cell[payload_start(cell) :]
+            if payload[:1] == PICKLE:
+                # In a third of the time; whatever is wrong with it is found out the careful way.
+                try:
+                    return pickle.loads(payload)
+                except Exception:
+                    pass
         try:
             record = payload_of(cell)
         except DecodingError as error:
@@ -276,12 +292,6 @@ class BaseDictionaryStore(BaseStore):
         expires, payload = record
         if expires and expires <= clock.now():
             return None
-        if self._pickles and payload[:1] == PICKLE:
-            # In a third of the time; whatever is wrong with it is found out the careful way.
-            try:
-                return pickle.loads(payload)
-            except Exception:
-                pass
         return coder.decode(self.encoding, self.old_encoding, self.keyspace, name, payload)
 
 

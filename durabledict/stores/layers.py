@@ -17,7 +17,7 @@ from ..outage import backoff
 from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
 
-__all__ = ["MISSED", "Layer", "Look", "Write"]
+__all__ = ["MISSED", "Layer", "Look", "Write", "has_none"]
 
 logger = logging.getLogger("durabledict.stores")
 
@@ -265,3 +265,8 @@ class Layer(ABC):
 
     @abstractmethod
     def _fill(self, look: Look, objects: dict[Any, Any]) -> None: ...
+
+
+def has_none(objects: Sequence[Any]) -> bool:
+    """Whether one of them is None. (`in` would ask each object whether it equals None.)"""
+    return bool([True for obj in objects if obj is None])
