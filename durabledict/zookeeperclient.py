@@ -276,9 +276,10 @@ class Client:
         add to it; the server's watch stays as well, and fires once, for nobody.
 
         """
-        kazoo = self._kazoo
-        kept = vars(kazoo).get("_child_watchers" if watch.name is None else "_data_watchers", {})
-        kept.get(self.full_path(path), set()).discard(watch)
+        # That of the list is with the others where there is no place yet.
+        for kind in ("_data_watchers", "_child_watchers"):
+            kept = vars(self._kazoo).get(kind, {})
+            kept.get(self.full_path(path), set()).discard(watch)
 
     def full_path(self, path: str) -> str:
         """Return a path as the servers have it, below the client's chroot."""

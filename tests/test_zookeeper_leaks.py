@@ -346,3 +346,14 @@ def test_nothing_is_left_of_them_all(place: Place) -> None:
             first = place.counts()
     last = grown_no_more(place, first)
     print(f"10,000 syncs and 100 reconnects: {last}")
+
+
+def test_nothing_is_left_in_the_client_of_dicts_without_a_place(
+    zookeeper_server: ZookeeperServer, zookeeper_path: str
+) -> None:
+    """What tells of the place being made is kept with the watches on data."""
+    with started(zookeeper_server.client()) as client:
+        for _ in range(3):
+            with AnyDict(zookeeper_path, client) as d:
+                assert not d.copy()
+        assert not any(map(armed, watchers(client)))
