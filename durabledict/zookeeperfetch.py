@@ -38,8 +38,13 @@ Outcome = tuple[str, Watch, Any]
 #: key is right, and what is still marked is for the next read.
 ROUNDS = 40
 
+#: After so many, all that is held is asked for along with it: then nothing else can be marked, which
+#: it takes long to come to where others write to many keys all the time.
+NARROW_ROUNDS = 8
+
 #: Znodes that are read by one request. A server makes the answer in its memory, and that may be a
-#: megabyte for each.
+#: megabyte for each. Twice as many in each further round of a sync: what has to be asked for again
+#: is what others write all the time, and to be one state it has to be read by one request.
 READ_AT_ONCE = 100
 
 #: What such a request has beside its paths, and for each path.
@@ -72,6 +77,8 @@ class Fetcher:
         self._client = client
         self._place = place
         self._limit = limit
+        # How many znodes a request of this round reads.
+        self._at_once = READ_AT_ONCE
 
     def fetch(self, decode: Decode, wait: bool) -> object:
         """Ask for the marked keys, and hand the answers to the tree.
@@ -93,13 +100,16 @@ class Fetcher:
             self._tree.arm()
         last: Round | None = None
         hot: set[str] = set()
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             plan = self._tree.plan(hot=hot)
             if plan is None:
                 break
+            self._at_once = READ_AT_ONCE << number
             # What has changed meanwhile will change again. Asked for together, all that do are one
             # state, and this comes to an end.
             hot.update(plan.names)
+            if number >= NARROW_ROUNDS:
+                hot.update(self._tree.held_names())
             last = self._round(plan, wait, decode, replaced)
             if last.is_one_state:
                 break
@@ -121,10 +131,13 @@ class Fetcher:
         for number in range(ROUNDS):
             if plan is None:
                 break
+            self._at_once = READ_AT_ONCE << number
             last = self._round(plan, wait, decode, replaced, everything=True, for_copy=for_copy)
             loaded.update((answer.name, answer) for answer in last.answers or ())
             if number > 0:
                 hot.update(plan.names)
+            if number >= NARROW_ROUNDS:
+                hot.update(self._tree.held_names())
             done, plan = plan, self._tree.plan(hot=hot)
             if last.is_one_state:
                 break
@@ -246,7 +259,7 @@ class Fetcher:
 
     def _parts(self, asking: Sequence[Asking]) -> Iterator[list[Asking]]:
         """Divide what is to be read into what one request reads."""
-        most = READ_AT_ONCE if self._client.reads_many else 1
+        most = self._at_once if self._client.reads_many else 1
         part: list[Asking] = []
         size = REQUEST_OVERHEAD
         for each in asking:

@@ -102,6 +102,11 @@ class Tree(Marks):
             children = everything or self._children_dirty
             return Plan(self._epoch, names, children, self._newest)
 
+    def held_names(self) -> list[str]:
+        """Return the names of all whose version is known."""
+        with self.lock:
+            return list(self.held)
+
     def is_news(self, name: str, stat: ZnodeStat, digest: int) -> bool:
         """Whether this version is to take the place of the one held (rule 4.1).
 

@@ -403,6 +403,53 @@ def test_what_others_write_again_and_again_is_asked_for_together(store: Store) -
     store.check(d, "a", "b", "c")
 
 
+@pytest.mark.parametrize("name", ["read", "sync", "by force"])
+def test_where_that_is_more_than_a_request_reads_it_reads_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rule 4.1: what several requests read is never one state while others write all the time."""
+    monkeypatch.setattr("durabledict.zookeeperfetch.READ_AT_ONCE", 2)
+    keys = [f"{number}{half}" for number in range(9) for half in "ab"]
+    store.put(**dict.fromkeys(keys, 0))
+    d = store.open()
+    numbers = itertools.count(1)
+    store.put(**dict.fromkeys(keys, -1))
+    store.tell(d)
+
+    def land() -> None:
+        number = next(numbers)
+        d.connection.exists("/")  # what was sent before is answered
+        store.put(**dict.fromkeys((f"{number % 9}a", f"{number % 9}b"), number))
+
+    with hook_request(d.connection, MultiRead, GetData, before=land) as requests:
+        reads(d)[name]()
+    state = dict(zip(*d._lists(), strict=True))
+    assert all(state[f"{number}a"] == state[f"{number}b"] for number in range(9))
+    assert len(requests) < 40
+    store.check(d, "0a", "8b")
+
+
+def test_where_each_time_it_is_another_key_all_are_asked_for(store: Store) -> None:
+    """Rule 4.1: what is held and was not asked for has to be of the same state, too."""
+    keys = [f"{number}{half}" for number in range(50) for half in "ab"]
+    store.put(**dict.fromkeys(keys, 0))
+    d = store.open()
+    numbers = itertools.count(1)
+    store.put(**{"0a": -1, "0b": -1})
+    store.tell(d)
+
+    def land() -> None:
+        number = next(numbers) % 50
+        store.put(**{f"{number}a": number, f"{number}b": number})
+        store.tell(d)
+
+    with hook_request(d.connection, SetWatches, GetData, before=land) as rounds:
+        state = d.copy()
+    assert all(state[f"{number}a"] == state[f"{number}b"] for number in range(50))
+    assert len(rounds) <= 12
+    store.check(d, "0a", "49b")
+
+
 def test_so_it_is_during_a_load_by_several_requests(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
