@@ -68,6 +68,7 @@ class Listing(NamedTuple):
     watch: Watch
     names: frozenset[str]
     changed: int
+    place: int = 0  # czxid of the place; 0: there is none
 
 
 class Asking(NamedTuple):

@@ -195,7 +195,8 @@ class Fetcher:
             listing, moment = self._without_place(plan, child_watch)
             return outcomes, listing, moment
         found, stat = listed.get()
-        listing = Listing(child_watch, frozenset(filter(self._place.is_entry, found)), stat.pzxid)
+        names_there = frozenset(filter(self._place.is_entry, found))
+        listing = Listing(child_watch, names_there, stat.pzxid, stat.czxid)
         new = [name for name in listing.names - names if name not in self._tree.held]
         if new:
             more, moment = self._read(

@@ -57,8 +57,8 @@ class Transactions:
         self._place = place
         self._sizes = sizes
         self._commits = commits
-        # The place's own data and their version, as they were read or written last.
-        self._place_data: tuple[bytes, int] | None = None
+        # The place's own data, their version, and its czxid, as they were read or written last.
+        self._place_data: tuple[bytes, int, int] | None = None
         # The connection (its epoch) on which it was found that the client may not write the
         # place's own data, and not what it has created. On the next one it may have been allowed.
         self._place_refused_on: int | None = None
@@ -93,6 +93,7 @@ class Transactions:
         removals = list(part.removals)
         while True:
             kazoo = self._client.ready()
+            self._forget_former_place()
             if removals and self._place_data is None:
                 self._place_data = self._read_place(kazoo)
                 if self._place_data is None:
@@ -162,7 +163,7 @@ class Transactions:
             add(Create(prefix + name, b"" if is_empty else entry.payload, acl, 0))
             steps.append(("create", name))
         if sets_place and self._place_data is not None:
-            data, version = self._place_data
+            data, version, _ = self._place_data
             request.set_data(self._place.path, data, version)
             steps.append(("place", ""))
         if tells_number and entries:
@@ -185,7 +186,8 @@ class Transactions:
     ) -> Commit[Any, Any]:
         stat = next((result for result in results if isinstance(result, ZnodeStat)), None)
         if removals and ("place", "") in steps and self._place_data is not None:
-            self._place_data = self._place_data[0], results[steps.index(("place", ""))].version
+            written = results[steps.index(("place", ""))]
+            self._place_data = self._place_data[0], written.version, written.czxid
         lists = not all(exists.values())
         if stat is None and lists:
             # Nothing tells the number of what was created.
@@ -208,18 +210,25 @@ class Transactions:
         """Do without that, until the connection is made anew."""
         self._place_refused_on = ticket.epoch
 
+    def _forget_former_place(self) -> None:
+        """Forget the data of a place that was removed: one made since may be at that version."""
+        created = self._tree.place_created
+        if self._place_data is not None and created not in (None, self._place_data[2]):
+            self._place_data = None
+
     def _data_of_place(self) -> bytes:
+        self._forget_former_place()
         if self._place_data is None:
             self._place_data = self._read_place(self._client.ready())
         return b"" if self._place_data is None else self._place_data[0]
 
-    def _read_place(self, kazoo: KazooClient) -> tuple[bytes, int] | None:
+    def _read_place(self, kazoo: KazooClient) -> tuple[bytes, int, int] | None:
         read = kazoo.get_async(self._place.path)
         self._client.wait([read])
         if isinstance(read.exception, NoNodeError):
             return None
         data, stat = read.get()
-        return data or b"", stat.version
+        return data or b"", stat.version, stat.czxid
 
     def _names(self, kazoo: KazooClient) -> frozenset[str]:
         """Return the names of all entries; make the place, if that is what is missing."""

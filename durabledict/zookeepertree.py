@@ -30,6 +30,8 @@ class Tree(Marks):
 
     def __init__(self, on_mark: Callable[[int | None, bool], object]) -> None:
         super().__init__(on_mark)
+        #: czxid of the place when its children were listed last. 0: there was none; None: not yet.
+        self.place_created: int | None = None
         #: Whether somebody has asked for what is marked since the last own write.
         self.is_asked_for = False
         # name -> the number under which its value, or that it is gone, became known

@@ -1680,3 +1680,18 @@ def test_own_writes_and_those_of_others_are_told_one_by_one(store: Store) -> Non
         ("new", MISSING, 1),
         ("new", 1, MISSING),
     ]
+
+
+def test_a_removal_leaves_the_data_of_a_place_that_was_made_anew(store: Store) -> None:
+    """Rule 4.5: it is at the version that the former one had."""
+    store.put(a=1, b=1)
+    d = store.open(autosync="strict")
+    del d["a"]
+    store.raw.delete(store.path, recursive=True)
+    store.raw.create(store.path, b"")
+    store.raw.set(store.path, b"somebody's")
+    store.put(k=1)
+    assert d.copy() == {"k": 1}
+    del d["k"]
+    assert d.copy() == store.truth() == {}
+    assert store.raw.get(store.path)[0] == b"somebody's"
