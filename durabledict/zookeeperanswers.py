@@ -76,7 +76,7 @@ class Asking(NamedTuple):
 
     name: str
     watch: Watch
-    is_new: bool  # the watch is not armed yet
+    is_new: bool  # the watch is not armed yet, as far as is known
 
 
 class Moment:
@@ -118,6 +118,7 @@ class Plan:
     names: list[str]
     children: bool
     newest: int  # czxid of the newest znode held: what came after it, came after the plan
+    everything: bool = False  # also what is not marked, and watches that should be armed
 
 
 class Ticket(NamedTuple):

@@ -175,7 +175,7 @@ class Fetcher:
     def _ask_for(self, plan: Plan) -> tuple[list[Outcome], Listing | None, Moment]:
         """Send what a plan says, and wait for the answers."""
         names = frozenset(plan.names)
-        asking = self._tree.watches_to_read(plan.names)
+        asking = self._tree.watches_to_read(plan.names, anew=plan.everything)
         if not plan.children:
             outcomes, moment = self._read(asking, names, [])
             return outcomes, None, moment

@@ -53,15 +53,19 @@ class Marks:
         """Return a watch to be armed; it counts from when its answer is handed in."""
         return Watch(self._reference, name)
 
-    def watches_to_read(self, names: Iterable[str]) -> list[Asking]:
+    def watches_to_read(self, names: Iterable[str], anew: bool = False) -> list[Asking]:
         """Return the watches that are armed, or else new ones to be armed.
 
         The client keeps each one that it was given until its event: a reload of what is not marked
         is not to bring another.
 
+        :param anew: arm also those that are armed. A server keeps the event back where the client
+            may not read the znode when it is written, and the watch is used up all the same
+
         """
         with self.lock:
-            return [self._watch_to_read(name, self._armed.get(name)) for name in names]
+            asking = [self._watch_to_read(name, self._armed.get(name)) for name in names]
+        return [each._replace(is_new=True) for each in asking] if anew else asking
 
     def child_watch_to_read(self) -> Watch:
         """Return the same for the list of children."""

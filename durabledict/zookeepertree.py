@@ -102,7 +102,7 @@ class Tree(Marks):
                 return None
             names = list(self._dirty.union(self.held if everything else hot))
             children = everything or self._children_dirty
-            return Plan(self._epoch, names, children, self._newest)
+            return Plan(self._epoch, names, children, self._newest, everything)
 
     def held_names(self) -> list[str]:
         """Return the names of all whose version is known."""
@@ -218,6 +218,7 @@ class Tree(Marks):
         return True
 
     def _accept_listing(self, listing: Listing, replaced: list[object]) -> None:
+        self.place_created = listing.place
         for name in [name for name in self.held if name not in listing.names]:
             # What was created after the list was made is none of its business.
             held = self.held[name]

@@ -909,6 +909,25 @@ def test_a_znode_that_may_not_be_read_any_more_and_then_again(
         assert d == {"a": 5, "b": 2}
 
 
+def test_what_is_written_while_it_may_not_be_read_is_told_to_nobody(
+    zookeeper_client: KazooClient, admin: KazooClient, zookeeper_path: str
+) -> None:
+    """A server may keep that event back, and the watch is used up: docs/backends/zookeeper.rst."""
+    path = zookeeper_path + "/a"
+    with Dict(zookeeper_path, zookeeper_client) as d:
+        d.update(a=1, b=2)
+        d.sync()
+        admin.set_acls(path, world(write=True, admin=True))
+        admin.set(path, admin.get(zookeeper_path + "/b")[0])
+        admin.set_acls(path, OPEN_ACL_UNSAFE)
+        d.sync(force=True)
+        assert d == {"a": 2, "b": 2}
+        with Dict(zookeeper_path, admin) as other:
+            other["a"] = 5
+        assert d.sync() is True
+        assert d == {"a": 5, "b": 2}
+
+
 def test_a_lost_connection_tells_what_may_be_read_now(
     zookeeper_server: ZookeeperServer,
     admin: KazooClient,

@@ -313,8 +313,8 @@ def test_a_first_load_is_two_requests_for_each_hundred_keys(asked: Asked, size: 
     assert Request("getChildren2", asked.store.path, watch=True) in log
     with asked.exactly():
         assert len(d) == size
-    # All watches are armed.
-    with asked.exactly(sync=1, getChildren2=1, multiRead=reading(size)["multiRead"]):
+    # It arms all watches once more: that they are armed is known only from what was told.
+    with asked.exactly(sync=1, getChildren2=1, **reading(size)):
         d.sync(force=True)
 
 
