@@ -89,13 +89,15 @@ class Moment:
 
     """
 
-    __slots__ = ("_earlier", "_lists", "_names", "_tree", "is_unmarked", "reached", "writes")
+    __slots__ = ("_earlier", "_lists", "_names", "_tree", "is_unmarked", "reached", "writes", "zxid")
 
     def __init__(
         self, tree: Tree, reached: Any, names: Set[str], earlier: Collection[Watch], lists: bool
     ) -> None:
         self._tree = tree
         self.reached = reached
+        #: The last transaction that the server had done.
+        self.zxid = 0
         self._names = names
         self._earlier = earlier
         self._lists = lists

@@ -22,7 +22,7 @@ from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
 from kazoo.protocol.states import Callback, KazooState
 
 from . import reading
-from .zookeeperanswers import Watch
+from .zookeeperanswers import Moment, Watch
 from .zookeeperrequests import PlacedResult
 
 __all__ = ["Client", "NotConnectedError"]
@@ -285,22 +285,27 @@ class Client:
         """Return a path as the servers have it, below the client's chroot."""
         return (self._kazoo.chroot + path).rstrip("/") or "/"
 
-    def send(self, request: object, on_answer: Callable[[], object] | None = None) -> Any:
+    def send(self, request: object, moment: Moment | None = None) -> Any:
         """Send a request that kazoo has no method for; return its result, to be waited for.
 
         kazoo has no public way.
 
-        :param on_answer: called at the answer's place among the events: when those that came before
-            it have been heard, and none of those that come after it (rule 4.1)
+        :param moment: taken at the answer's place among the events: when those that came before it
+            have been heard, and none of those that come after it (rule 4.1)
 
         """
         kazoo = self._kazoo
         result: Any = kazoo.handler.async_result()
-        if on_answer is None:
+        if moment is None:
             kazoo._call(request, result)
         else:
-            kazoo._call(request, PlacedResult(result, partial(self._in_place, on_answer)))
+            kazoo._call(request, PlacedResult(result, partial(self._note, moment)))
         return result
+
+    def _note(self, moment: Moment) -> None:
+        # That of the answer, as long as this thread reads no other.
+        moment.zxid = self._kazoo.last_zxid
+        self._in_place(moment.take)
 
     def _in_place(self, action: Callable[[], object]) -> None:
         if self._all_is_heard():

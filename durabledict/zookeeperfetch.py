@@ -184,32 +184,41 @@ class Fetcher:
         moment = self._moment(names, [], lists=True)
         listed = self._client.send(
             GetChildren2(self._client.full_path(self._place.path), child_watch),
-            None if asking else moment.take,
+            moment,
         )
+        last = moment
         outcomes, earlier = [], [child_watch, *(each.watch for each in asking)]
         if asking:
-            outcomes, moment = self._read(asking, names, [child_watch], lists=True, first=[listed])
+            outcomes, last = self._read(asking, names, [child_watch], lists=True, first=[listed])
         else:
             self._client.wait([listed])
         if isinstance(listed.exception, NoNodeError):
-            listing, moment = self._without_place(plan, child_watch)
-            return outcomes, listing, moment
+            listing, last = self._without_place(plan, child_watch)
+            return outcomes, listing, last
         found, stat = listed.get()
         names_there = frozenset(filter(self._place.is_entry, found))
         listing = Listing(child_watch, names_there, stat.pzxid, stat.czxid)
         new = [name for name in listing.names - names if name not in self._tree.held]
         if new:
-            more, moment = self._read(
+            more, last = self._read(
                 self._tree.watches_to_read(new), names.union(new), earlier, lists=True
             )
             outcomes += more
-        return outcomes, listing, moment
+        # If all is as it was when the list was made, what has changed since does not matter: where
+        # keys come and go all the time, there is always something.
+        is_of_list = all(
+            found[1].mzxid <= moment.zxid
+            if isinstance(found, tuple)
+            else isinstance(found, NoNodeError) and name not in listing.names
+            for name, _, found in outcomes
+        )
+        return outcomes, listing, moment if is_of_list else last
 
     def _without_place(self, plan: Plan, watch: Watch) -> tuple[Listing, Moment]:
         """Return what is listed where there is no such place: this watch tells when there is."""
         moment = self._moment(frozenset(plan.names), [], lists=True)
         path = self._client.full_path(self._place.path)
-        exists = self._client.send(Exists(path, watch), moment.take)
+        exists = self._client.send(Exists(path, watch), moment)
         self._client.wait([exists])
         if exists.get() is not None:
             watch.fired = True  # it was made in between: the list has to be asked for again
@@ -238,7 +247,7 @@ class Fetcher:
         under_way = list(first)
         sent: list[tuple[list[Asking], list[Any]]] = []
         for number, part in enumerate(parts, 1):
-            requests = self._send(part, moment.take if number == len(parts) else None)
+            requests = self._send(part, moment if number == len(parts) else None)
             sent.append((part, requests))
             under_way += requests
             if len(under_way) >= BURST:
@@ -274,15 +283,15 @@ class Fetcher:
         if part:
             yield part
 
-    def _send(self, part: list[Asking], on_answer: Callable[[], object] | None) -> list[Any]:
+    def _send(self, part: list[Asking], moment: Moment | None) -> list[Any]:
         """Ask for some znodes, and arm their watches before that; the last request reads."""
         paths = [self._client.full_path(self._place.path_of(each.name)) for each in part]
         if len(part) == 1:
             # By one request, where it is two for more.
-            return [self._client.send(GetData(paths[0], part[0].watch), on_answer)]
+            return [self._client.send(GetData(paths[0], part[0].watch), moment)]
         new = [(path, each.watch) for path, each in zip(paths, part, strict=True) if each.is_new]
         arming = [self._client.send(SetWatches(self._client.kazoo, new))] if new else []
-        return [*arming, self._client.send(MultiRead(paths), on_answer)]
+        return [*arming, self._client.send(MultiRead(paths), moment)]
 
     def _moment(self, names: Set[str], earlier: Sequence[Watch], lists: bool) -> Moment:
         reached = self._client.kazoo.handler.event_object()

@@ -450,6 +450,22 @@ def test_where_each_time_it_is_another_key_all_are_asked_for(store: Store) -> No
     store.check(d, "0a", "49b")
 
 
+def test_while_keys_come_all_the_time_it_is_the_state_of_the_list(store: Store) -> None:
+    store.put(k=0)
+    d = store.open()
+    numbers = itertools.count(1)
+
+    def land() -> None:
+        store.put(**{f"{next(numbers)}": 0})
+
+    land()
+    store.tell(d)
+    with hook_request(d.connection, GetData, before=land) as requests:
+        assert d.copy() == {"k": 0, "1": 0}
+    assert len(requests) == 1
+    store.check(d, "k", "1", "2")
+
+
 def test_so_it_is_during_a_load_by_several_requests(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
