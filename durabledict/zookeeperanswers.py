@@ -89,7 +89,16 @@ class Moment:
 
     """
 
-    __slots__ = ("_earlier", "_lists", "_names", "_tree", "is_unmarked", "reached", "writes", "zxid")
+    __slots__ = (
+        "_earlier",
+        "_lists",
+        "_names",
+        "_tree",
+        "is_unmarked",
+        "reached",
+        "writes",
+        "zxid",
+    )
 
     def __init__(
         self, tree: Tree, reached: Any, names: Set[str], earlier: Collection[Watch], lists: bool

@@ -38,8 +38,8 @@ Outcome = tuple[str, Watch, Any]
 #: key is right, and what is still marked is for the next read.
 ROUNDS = 40
 
-#: After so many, all that is held is asked for along with it: then nothing else can be marked, which
-#: it takes long to come to where others write to many keys all the time.
+#: After so many, all that is held is asked for along with it: then nothing else can be marked. That
+#: takes long to come about by itself where others write to many keys all the time.
 NARROW_ROUNDS = 8
 
 #: Znodes that are read by one request. A server makes the answer in its memory, and that may be a
