@@ -433,6 +433,8 @@ def _checked_path(keyspace: object) -> str:
     if not isinstance(keyspace, str):
         raise TypeError(f"keyspace={keyspace!r}: write a path, '/settings' say")
     parts = [part for part in keyspace.split("/") if part]
+    if not keyspace:
+        raise ValueError("keyspace='': write a path; '/' is all that ZooKeeper has")
     if not set(parts).isdisjoint((".", "..")) or any(map(IS_FORBIDDEN.search, parts)):
         raise ValueError(f"keyspace={keyspace!r} is no path that ZooKeeper takes")
     return "/" + "/".join(parts)

@@ -19,6 +19,7 @@ from typing import Any
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
+from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.states import Callback, KazooState
 
 from . import reading
@@ -314,10 +315,13 @@ class Client:
             self._kazoo.handler.dispatch_callback(Callback("watch", action, ()))
 
     def _all_is_heard(self) -> bool:
-        # Two switches of threads are spared, a tenth of a write. A handler whose queue does not
-        # count (gevent's) is asked through the queue.
-        queue: Any = getattr(self._kazoo.handler, "callback_queue", None)
-        return getattr(queue, "unfinished_tasks", None) == 0
+        # Two switches of threads are spared, a tenth of a write. Other handlers than this one do
+        # not count what of their queue is done.
+        handler = self._kazoo.handler
+        return (
+            isinstance(handler, SequentialThreadingHandler)
+            and handler.callback_queue.unfinished_tasks == 0
+        )
 
     def barrier(self) -> None:
         """Wait until the events that came before the last answer have been heard (rule 4.4).

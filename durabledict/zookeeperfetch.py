@@ -18,6 +18,7 @@ from kazoo.exceptions import (
 from kazoo.protocol.serialization import Exists, GetChildren2, GetData
 from kazoo.protocol.states import ZnodeStat
 
+from . import reading
 from .changes import Undecodable
 from .errors import DecodingError
 from .zookeeperanswers import Answer, Asking, Held, Listing, Moment, Plan, Watch
@@ -34,8 +35,9 @@ Decode = Callable[[list[tuple[Any, bytes]]], dict[Any, Any]]
 #: A znode that was asked for, and its data and stat, or the error that there was instead.
 Outcome = tuple[str, Watch, Any]
 
-#: How often what was marked meanwhile is asked for again. Then it would be applied as it is: each
-#: key is right, and what is still marked is for the next read.
+#: How often what was marked meanwhile is asked for again, within the time that an answer may take.
+#: Then it would be applied as it is: each key is right, and what is still marked is for the next
+#: read.
 ROUNDS = 40
 
 #: After so many, all that is held is asked for along with it: then nothing else can be marked. That
@@ -100,11 +102,10 @@ class Fetcher:
             self._tree.arm()
         last: Round | None = None
         hot: set[str] = set()
-        for number in range(ROUNDS):
+        for number in self._rounds():
             plan = self._tree.plan(hot=hot)
             if plan is None:
                 break
-            self._at_once = READ_AT_ONCE << number
             # What has changed meanwhile will change again. Asked for together, all that do are one
             # state, and this comes to an end.
             hot.update(plan.names)
@@ -128,10 +129,9 @@ class Fetcher:
         hot: set[str] = set()
         plan: Plan | None = self._tree.plan(everything=True)
         last: Round | None = None
-        for number in range(ROUNDS):
+        for number in self._rounds():
             if plan is None:
                 break
-            self._at_once = READ_AT_ONCE << number
             last = self._round(plan, wait, decode, replaced, everything=True, for_copy=for_copy)
             loaded.update((answer.name, answer) for answer in last.answers or ())
             if number > 0:
@@ -143,6 +143,14 @@ class Fetcher:
                 break
         _require_answers(last)
         return self._tree.reloaded(done, loaded.values(), for_copy)
+
+    def _rounds(self) -> Iterator[int]:
+        ends = reading.monotonic() + self._client.timeout
+        for number in range(ROUNDS):
+            if number > NARROW_ROUNDS and reading.monotonic() > ends:
+                return  # where keys come and go by the thousand, a read is to end, too
+            self._at_once = READ_AT_ONCE << number
+            yield number
 
     def _round(
         self,
@@ -193,7 +201,7 @@ class Fetcher:
         else:
             self._client.wait([listed])
         if isinstance(listed.exception, NoNodeError):
-            listing, last = self._without_place(plan, child_watch)
+            listing, last = self._without_place(plan, child_watch, earlier[1:])
             return outcomes, listing, last
         found, stat = listed.get()
         names_there = frozenset(filter(self._place.is_entry, found))
@@ -214,9 +222,11 @@ class Fetcher:
         )
         return outcomes, listing, moment if is_of_list else last
 
-    def _without_place(self, plan: Plan, watch: Watch) -> tuple[Listing, Moment]:
+    def _without_place(
+        self, plan: Plan, watch: Watch, earlier: Sequence[Watch]
+    ) -> tuple[Listing, Moment]:
         """Return what is listed where there is no such place: this watch tells when there is."""
-        moment = self._moment(frozenset(plan.names), [], lists=True)
+        moment = self._moment(frozenset(plan.names), earlier, lists=True)
         path = self._client.full_path(self._place.path)
         exists = self._client.send(Exists(path, watch), moment)
         self._client.wait([exists])
@@ -333,7 +343,7 @@ class Fetcher:
         """Return the answer for a znode that this client may not read: it harms itself only."""
         held = self._tree.held.get(name, Held(0, 0, 0, 0))
         # Its version is not known, only that it is another one than the one held: zxids are whole
-        # numbers. No watch is armed, so that its next version is heard of by force alone.
+        # numbers. A `get` arms no watch then: the next version may be heard of by force alone.
         modified: Any = int(held.modified) + 0.5
         stat = ZnodeStat(held.created, modified, *(9 * [0]))
         reason = DecodingError(f"key {self._place.key(name)!r}: this client may not read its znode")

@@ -23,7 +23,7 @@ from kazoo.security import OPEN_ACL_UNSAFE
 from .changes import Commit
 from .zookeeperanswers import Ticket, Watch
 from .zookeeperclient import Client
-from .zookeepercommits import Commits, failure_of
+from .zookeepercommits import Commits, failure_of, named
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
 from .zookeepertree import Tree
@@ -122,7 +122,7 @@ class Transactions:
             elif what == "delete":
                 key = next(key for key, other in removals if other == name)
                 if not (isinstance(error, NotEmptyError) and may_stay(key)):
-                    raise error
+                    raise named(error, key)
                 removals = [each for each in removals if each[1] != name]
             elif what == "place" and isinstance(error, (BadVersionError, NoNodeError)):
                 self._place_data = None
@@ -131,7 +131,7 @@ class Transactions:
             elif what == "number" and isinstance(error, NoAuthError):
                 self._own_refused_on = ticket.epoch  # by the client's default_acl
             else:
-                raise error
+                raise named(error, self._place.key(name))
 
     def _request(
         self,

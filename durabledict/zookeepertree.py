@@ -167,7 +167,7 @@ class Tree(Marks):
                 self._raise_number()
                 self._forgotten = self.number
             doubtful = [
-                answer.name for answer in answers if not self._settle(answer, replaced, reload)
+                answer.name for answer in answers if not self._take_answer(answer, replaced, reload)
             ]
             if listing is not None:
                 self._accept_listing(listing, replaced)
@@ -178,7 +178,7 @@ class Tree(Marks):
                 and self.held.keys().isdisjoint(doubtful)
             )
 
-    def _settle(self, answer: Answer, replaced: list[object], reload: bool) -> bool:
+    def _take_answer(self, answer: Answer, replaced: list[object], reload: bool) -> bool:
         """Take one answer; return False where the znode has to be asked for again."""
         name, stat = answer.name, answer.stat
         if stat is None:
@@ -401,7 +401,7 @@ class Tree(Marks):
     def _take_written(
         self, written: Iterable[tuple[str, Held, Any]], replaced: list[object]
     ) -> bool:
-        """Take the versions that an own write has made, as `_settle` takes those of answers.
+        """Take the versions that an own write has made, as `_take_answer` takes those of answers.
 
         :return: whether all are news: what others did after this write may be known before it
 

@@ -12,7 +12,7 @@ from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNo
 
 from .changes import Commit
 from .zookeeperclient import Client
-from .zookeepercommits import Commits, failure_of
+from .zookeepercommits import Commits, failure_of, named
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
 from .zookeepertransactions import Transactions
@@ -58,7 +58,7 @@ class Writer:
     # -- one entry ----------------------------------------------------------------------------
 
     def set(self, entry: Entry, applied: int | None) -> Commit[Any, Any]:
-        """Store an entry: one request, and one that nobody waits for (see `_arm`)."""
+        """Store an entry: one request, and one that nobody waits for (see `Commits.arm`)."""
         self._sizes.require_taken([entry])
         if entry.name in self._tree.held:
             commit = self._set(entry, applied)
@@ -86,6 +86,8 @@ class Writer:
                 self._commits.disarm(arming)
             if isinstance(stored.exception, NoNodeError):
                 return None
+            if stored.exception is not None:
+                raise named(stored.exception, entry.key)
             stat = stored.get()
             # What others wrote before this is marked now, or it would pass for unchanged.
             self._client.barrier()
@@ -178,7 +180,7 @@ class Writer:
 
         """
         if not isinstance(error, (BadVersionError, NoNodeError)):
-            raise error
+            raise named(error, self._place.key(name))
         _, fresh = self.read(name) if place == 0 else (None, None)
         if fresh is None or (fresh.created, fresh.version) != (proof.created, proof.version):
             return None

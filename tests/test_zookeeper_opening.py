@@ -187,6 +187,15 @@ def test_a_keyspace_is_a_path_of_zookeepers(keyspace: str) -> None:
         Dict(keyspace, KazooClient())
 
 
+def test_all_that_zookeeper_has_is_a_keyspace_only_when_it_is_said(
+    zookeeper_client: KazooClient,
+) -> None:
+    with pytest.raises(ValueError, match="keyspace='': write a path"):
+        Dict("", zookeeper_client)
+    with Dict("/", zookeeper_client) as d:
+        assert d.keyspace == "/"
+
+
 @pytest.mark.parametrize("timeout", [0, -1, timedelta(0), None, "5", True])
 def test_a_timeout_is_seconds(timeout: Any) -> None:
     with pytest.raises(TypeError, match=r"timeout|write seconds"):

@@ -26,7 +26,7 @@ from durabledict import MISSING, ConflictError, ZookeeperDict
 from durabledict.reading import Syncing
 from durabledict.testing.tools import in_thread
 from durabledict.zookeeper import ATTEMPTS
-from durabledict.zookeeperfetch import ROUNDS
+from durabledict.zookeeperfetch import NARROW_ROUNDS, ROUNDS
 from durabledict.zookeepernames import Place
 from durabledict.zookeeperrequests import MultiRead, SetWatches
 
@@ -581,6 +581,37 @@ def test_so_it_does_in_the_last_round(store: Store) -> None:
     assert len(rounds) == ROUNDS
     assert changes == [("k", 0, ROUNDS)]
     assert "k" not in d
+    store.check(d, "k")
+
+
+def test_a_sync_ends_in_time_however_much_others_write(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each list is without a key that is there when it is asked for: no batch is one state."""
+    now = 1000.0
+    monkeypatch.setattr("durabledict.reading.monotonic", lambda: now)
+    store.put(k=0)
+    d = store.open(autosync=False, timeout=3.0)
+    store.remove("k")
+    store.tell(d)
+    numbers = itertools.count(1)
+
+    def make() -> None:
+        nonlocal now
+        now += 0.25
+        d.connection.exists("/")
+        store.put(k=next(numbers))
+
+    def remove() -> None:
+        store.remove("k")
+        store.tell(d)
+
+    with (
+        hook_request(d.connection, GetData, before=make),
+        hook(d._tree, "accept", after=remove) as rounds,
+    ):
+        d._fetcher.fetch(d._decode_all, True)
+    assert NARROW_ROUNDS < len(rounds) == 3.0 / 0.25 + 1 < ROUNDS
     store.check(d, "k")
 
 
