@@ -969,7 +969,7 @@ def test_a_place_that_may_not_be_written(
     with Dict(zookeeper_path, zookeeper_client) as d:
         assert d == {"a": 1, "b": 2}
         failures = d.stats.failures
-        with pytest.raises(NoAuthError, match="key '.*': this client may not write its znode"):
+        with pytest.raises(NoAuthError, match=r"key '.*': this client may not write its znode"):
             write(d)
         assert tree_of(admin, zookeeper_path) == before
         assert d == {"a": 1, "b": 2}
