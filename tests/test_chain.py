@@ -344,6 +344,35 @@ def test_delete_key_removes_from_all_layers() -> None:
         chain.delete_key(Thing, {"value": 1})
 
 
+def test_delete_key_removes_what_has_the_key_in_the_durable_layer() -> None:
+    """A cache that is old names another object, which is not to be lost."""
+    cache, last = ProcessMemoryStore(lifetime_cb=lambda obj: 60), ProcessMemoryStore()
+    chain = ChainedStore([cache, last])
+    chain.put(Thing(1, name="x"))
+    last.batch_put([Thing(1, name="y"), Thing(2, name="x")])  # as another process does
+    chain.delete_key(Thing, NAME)
+    assert last.get(Thing, {"id": 1}) == chain.get(Thing, {"id": 1}) == Thing(1, name="y")
+    assert last.get(Thing, {"id": 2}) is chain.get(Thing, NAME) is None
+
+
+def test_delete_key_by_what_the_durable_layer_does_not_index() -> None:
+    class Narrow(SixMethods):
+        def batch_get(self, klass: Any, keys: Iterable[Key]) -> list[Any]:
+            asked = list(keys)
+            if any("id" not in key for key in asked):
+                raise KeyError("by id alone")
+            return super().batch_get(klass, asked)
+
+    cache, last = ProcessMemoryStore(), Narrow()
+    chain = ChainedStore([cache, last])
+    chain.batch_put([Thing(1), Thing(2, name="y")])
+    last.put(Thing(2, name="z"))  # as another process does
+    chain.delete_key(Thing, NAME)
+    chain.delete_key(Thing, {"zone": 1, "name": "y"})
+    assert chain.get(Thing, {"id": 1}) is None
+    assert chain.get(Thing, {"id": 2}) == Thing(2, name="z")
+
+
 def test_a_chain_of_one_and_a_chain_in_a_chain() -> None:
     inner = ChainedStore([ProcessMemoryStore()])
     chain = ChainedStore([ProcessMemoryStore(), inner])

@@ -10,7 +10,7 @@ from ..options import seconds
 from .base import BaseStore, Key
 from .cachelayers import layer_of
 from .guarded import GuardedStore
-from .keys import addresses_of
+from .keys import Address, addresses_of, matches
 from .layers import Layer, Look, has_none
 from .memory import ProcessMemoryStore
 
@@ -213,7 +213,7 @@ class ChainedStore(BaseStore):
         for place in needed.values():
             groups.setdefault((id(sources[place]), type(found[place])), []).append(place)
         for (_, klass), places in groups.items():
-            keys = [addresses_of(found[place], False)[0].key for place in places]
+            keys = [_first(found[place]).key for place in places]
             for place, obj in zip(places, sources[places[0]].batch_get(klass, keys), strict=True):
                 again[id(found[place])] = obj
         return again
@@ -251,29 +251,44 @@ class ChainedStore(BaseStore):
     def delete_key(self, klass: type, key: Key) -> None:
         """Remove the object that has these attributes from all layers.
 
+        Which one it is, the last Store says. What caches alone find may have other attributes by
+        now: they forget it, and it is removed below if it has these still.
+
         :raises KeyError: no layer is indexed by them
 
         """
-        found = []
+        cached = {}
         for layer in self._layers:
             look = layer.look(klass, [key])
-            found += look.objects
+            cached.update({_first(obj): obj for obj in look.objects if obj is not None})
             layer.fill(look, [])
+        gone = []
         try:
-            found.append(self._last.get(klass, key))
+            found = self._last.get(klass, key)
         except KeyError:
-            if not any(obj is not None for obj in found):
+            if not cached:
                 raise
-        objs = [obj for obj in found if obj is not None]
-        if objs:
-            self._write(objs, deleted=True)
+            asked = Address(klass, tuple(key), tuple(key.values()))
+            for first in list(cached):
+                lasting = self._last.get(first.klass, first.key)
+                if lasting is not None and matches(lasting, asked):
+                    gone.append(lasting)
+                    del cached[first]
+        else:
+            if found is not None:
+                gone.append(found)
+                cached.pop(_first(found), None)
+        self._write(gone, deleted=True)
+        self._write(list(cached.values()), deleted=True, cached_only=True)
 
-    def _write(self, objs: list[Any], deleted: bool) -> None:
+    def _write(self, objs: list[Any], deleted: bool, *, cached_only: bool = False) -> None:
         if not objs:
             return
         writes = [(layer, layer.begin(objs)) for layer in self._layers]
         try:
-            if deleted:
+            if cached_only:
+                pass
+            elif deleted:
                 self._last.batch_delete(objs)
             else:
                 self._last.batch_put(objs)
@@ -288,6 +303,10 @@ class ChainedStore(BaseStore):
         """Release all Stores of the chain."""
         for store in self._stores:
             store.release()
+
+
+def _first(obj: Any) -> Address:
+    return addresses_of(obj, False)[0]
 
 
 def _take(
