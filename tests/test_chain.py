@@ -294,6 +294,26 @@ def test_an_undecodable_record_in_a_cache_is_a_miss(
     assert on_redis.get(Thing, {"id": 1}) == Thing(1, value="mended")
 
 
+def test_one_bad_value_is_no_outage_of_a_layer_without_compare_and_set() -> None:
+    """What cannot be decoded is a miss, and replaced; what cannot be encoded is not cached."""
+    cells: dict[str, Any] = {}
+    cache, last = ShoveStore(cells), ProcessMemoryStore()
+    chain = ChainedStore([cache, last])
+    chain.batch_put([Thing(1, name="a"), Thing(2, name="b")])
+    (name,) = [name for name in cells if "id=~int:1" in name]
+    cells[name] = cells[name][:-5]
+    assert chain.batch_get(Thing, [{"id": 1}, {"id": 2}]) == [
+        Thing(1, name="a"),
+        Thing(2, name="b"),
+    ]
+    assert cache.get(Thing, {"id": 1}) == Thing(1, name="a")
+    unpicklable = Unpicklable(3)
+    chain.batch_put([unpicklable, Thing(4, name="d")])
+    assert chain.get(Unpicklable, {"id": 3}) is unpicklable
+    assert cache.get(Thing, {"id": 4}) == Thing(4, name="d")
+    assert not chain._layers[0].is_away
+
+
 def test_a_car_is_found_as_an_automobile() -> None:
     first, last = ProcessMemoryStore(polymorphic=True), ProcessMemoryStore(polymorphic=True)
     chain = ChainedStore([first, last])

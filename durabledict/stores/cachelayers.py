@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import DecodingError, EncodingError
 from . import layers
 from .base import BaseStore, Key
 from .guarded import GuardedStore, Settlement
@@ -12,6 +14,8 @@ from .keys import addresses_of, index_of, locate
 from .layers import Layer, Look, Write, has_none
 
 __all__ = ["layer_of"]
+
+logger = logging.getLogger("durabledict.stores")
 
 
 class GuardedLayer(Layer):
@@ -107,7 +111,7 @@ class UnguardedLayer(Layer):
         if deleted:
             self.store.batch_delete(objs)
         else:
-            self.store.batch_put(objs)
+            self._put(objs)
 
     def _forget(self, objects: dict[Any, Any]) -> None:
         self.store.batch_delete(list(objects.values()))
@@ -118,11 +122,36 @@ class UnguardedLayer(Layer):
         )
 
     def _look(self, klass: type, keys: Sequence[Key]) -> Look:
-        return Look(list(self.store.batch_get(klass, keys)), True)
+        try:
+            return Look(list(self.store.batch_get(klass, keys)), True)
+        except DecodingError:
+            # One by one: what is wrong with one of them is no outage, and is replaced by `_fill`.
+            return Look([self._seen(klass, key) for key in keys], True)
+
+    def _seen(self, klass: type, key: Key) -> Any:
+        try:
+            return self.store.get(klass, key)
+        except DecodingError as error:
+            logger.warning("%r: what is stored under %r is passed over: %s", self.store, key, error)
+            return None
 
     def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
         if objects:
-            self.store.batch_put(list(objects.values()))
+            self._put(list(objects.values()))
+
+    def _put(self, objs: Sequence[Any]) -> None:
+        try:
+            self.store.batch_put(objs)
+        except EncodingError:
+            # One by one: the object is where it lasts already, and its not being cached no outage.
+            for obj in objs:
+                try:
+                    self.store.put(obj)
+                except EncodingError as error:
+                    logger.warning(
+                        "%r: %s is not cached: %s", self.store, type(obj).__qualname__, error
+                    )
+                    self.store.delete(obj)
 
 
 def layer_of(store: BaseStore, life: float) -> Layer:

@@ -262,7 +262,7 @@ class ChainedStore(BaseStore):
             look = layer.look(klass, [key])
             cached.update({_first(obj): obj for obj in look.objects if obj is not None})
             layer.fill(look, [])
-        gone = []
+        gone: list[Any] = []
         try:
             found = self._last.get(klass, key)
         except KeyError:
