@@ -29,6 +29,7 @@ from durabledict.stores.base import Key
 from durabledict.testing import StoreSuite
 from durabledict.testing.things import Automobile, Car, Empty, Keyless, Thing, Unpicklable
 
+from . import scenarios
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 from .tcpproxy import TcpProxy, each_chunk
@@ -758,3 +759,77 @@ def test_errors_of_the_durable_layer_are_raised() -> None:
             action()
     # Whether it was done is not known: so nothing is served from the caches.
     assert cache.get(Thing, {"id": 1}) is None
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises, or gevent at a timeout."""
+
+
+@pytest.mark.parametrize("moment", ["begin", "write", "end"])
+def test_an_interrupted_put_leaves_no_layer_unread(moment: str) -> None:
+    away, cache, last = SixMethods(), SixMethods(), SixMethods()
+    chain = ChainedStore([away, cache, last])
+    chain.put(Thing(1, value="old"))
+    away.error = OSError("down")
+
+    def interrupt(objs: Iterable[Any]) -> None:
+        raise Interrupted
+
+    verb = "batch_delete" if moment == "begin" else "batch_put"
+    broken: Any = last if moment == "write" else cache
+    setattr(broken, verb, interrupt)
+    with pytest.raises(Interrupted):
+        chain.put(Thing(1, value="new"))
+    delattr(broken, verb)
+    away.error = None
+    expected = "new" if moment == "end" else "old"
+    with StoreSuite().clocks() as clock:
+        clock.move(10**9)
+        for _ in range(2):
+            away.asked.clear()
+            assert chain.get(Thing, {"id": 1}) == Thing(1, value=expected)
+    assert away.asked["get"] == 1
+    assert away.objects[Thing, 1] == Thing(1, value=expected)
+
+
+def forks_during_a_write() -> None:
+    logging.disable()
+    away, last = SixMethods(), SixMethods()
+    chain = ChainedStore([away, last])
+    chain.put(Thing(1, value="old"))
+
+    def child() -> None:
+        away.error = None
+        with StoreSuite().clocks() as clock:
+            clock.move(10**9)
+            assert chain.get(Thing, {"id": 1}) == Thing(1, value="new")
+            assert away.objects[Thing, 1] == Thing(1, value="new")
+
+    def put(objs: Iterable[Any]) -> None:
+        SixMethods.batch_put(last, objs)
+        scenarios.ended_well(scenarios.fork(child))
+
+    away.error = OSError("down")
+    last.batch_put = put  # type: ignore[method-assign]
+    chain.put(Thing(1, value="new"))
+
+
+def test_a_child_forked_during_a_write_reads_the_layer_that_was_down() -> None:
+    scenarios.run(forks_during_a_write)
+
+
+def test_a_cache_that_goes_down_between_two_requests_of_a_get() -> None:
+    """What it told is handed out, and not stored above it."""
+
+    class Flapping(SixMethods):
+        def batch_get(self, klass: Any, keys: Iterable[Key]) -> list[Any]:
+            found = super().batch_get(klass, keys)
+            self.error = OSError("down")
+            return found
+
+    first, middle, last = ProcessMemoryStore(), Flapping(), SixMethods()
+    middle.batch_put([Thing(1)])
+    chain = ChainedStore([first, middle, last])
+    assert chain.get(Thing, NAME) == Thing(1)
+    assert first.get(Thing, {"id": 1}) is None
+    assert first._markers == {}

@@ -11,7 +11,7 @@ from .base import BaseStore, Key
 from .cachelayers import layer_of
 from .guarded import GuardedStore
 from .keys import Address, addresses_of, matches
-from .layers import Layer, Look, has_none
+from .layers import Layer, Look, Write, has_none
 from .memory import ProcessMemoryStore
 
 __all__ = ["ChainedStore"]
@@ -159,7 +159,7 @@ class ChainedStore(BaseStore):
                 look = first or layer.look(klass, [wanted[place] for place in missing])
                 first = None
                 looks.append((layer, look, missing))
-                _take(look.objects, missing, found, sources, layer.store)
+                _take(look.objects, missing, found, sources, layer)
                 missing = [place for place in missing if found[place] is None]
             if missing:
                 below = self._ask_last(klass, [wanted[place] for place in missing], looks)
@@ -214,7 +214,8 @@ class ChainedStore(BaseStore):
             groups.setdefault((id(sources[place]), type(found[place])), []).append(place)
         for (_, klass), places in groups.items():
             keys = [_first(found[place]).key for place in places]
-            for place, obj in zip(places, sources[places[0]].batch_get(klass, keys), strict=True):
+            told = _told(sources[places[0]], klass, keys)
+            for place, obj in zip(places, told, strict=True):
                 again[id(found[place])] = obj
         return again
 
@@ -284,8 +285,10 @@ class ChainedStore(BaseStore):
     def _write(self, objs: list[Any], deleted: bool, *, cached_only: bool = False) -> None:
         if not objs:
             return
-        writes = [(layer, layer.begin(objs)) for layer in self._layers]
+        writes: list[tuple[Layer, Write]] = []
         try:
+            for layer in self._layers:
+                writes.append((layer, layer.begin(objs)))
             if cached_only:
                 pass
             elif deleted:
@@ -296,13 +299,31 @@ class ChainedStore(BaseStore):
             for layer, write in writes:
                 layer.abandon(write)
             raise
-        for layer, write in reversed(writes):
-            layer.end(write, deleted)
+        try:
+            while writes:
+                layer, write = writes[-1]
+                layer.end(write, deleted)
+                writes.pop()
+        except BaseException:
+            # A KeyboardInterrupt, or a timeout of gevent's: what no layer raises by itself.
+            for layer, write in writes:
+                layer.lose(write)
+            raise
 
     def release(self) -> None:
         """Release all Stores of the chain."""
         for store in self._stores:
             store.release()
+
+
+def _told(source: Any, klass: type, keys: Sequence[Key]) -> Sequence[Any]:
+    """Ask the last Store, or a layer, which may be down since it was asked before."""
+    if not isinstance(source, Layer):
+        told: Sequence[Any] = source.batch_get(klass, keys)
+        return told
+    look = source.look(klass, keys)
+    source.fill(look, [])
+    return look.objects
 
 
 def _first(obj: Any) -> Address:

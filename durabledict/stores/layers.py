@@ -84,8 +84,11 @@ class Layer(ABC):
         call_after_fork(self)
 
     def _after_fork(self) -> None:
-        # A thread that is no more may hold it.
+        # A thread that is no more may hold it, or have been in the middle of a write.
         self._lock = threading.RLock()
+        for write in self._under_way.values():
+            self._miss(write)
+        self._under_way.clear()
 
     # -- outages ----------------------------------------------------------------------------------
 
@@ -182,19 +185,21 @@ class Layer(ABC):
                 self._answered()
                 self._close(write)
                 return
-        self._miss(write)
-        self._close(write)
+        self.lose(write)
 
     def abandon(self, write: Write) -> None:
         """After a durable write that failed: whether it was done is not known."""
         if write.missed:
-            self._miss(write)
-            self._close(write)
+            self.lose(write)
+
+    def lose(self, write: Write) -> None:
+        """After a durable write that the layer cannot be told of now: it is told later."""
+        self._miss(write)
+        self._close(write)
 
     def _close(self, write: Write) -> None:
-        if write.missed:
-            with self._lock:
-                del self._under_way[id(write)]
+        with self._lock:
+            self._under_way.pop(id(write), None)
 
     # -- reads ------------------------------------------------------------------------------------
 
