@@ -495,6 +495,12 @@ def test_requests_to_memcached(memcached_server: MemcachedServer) -> None:
             assert trips(proxy, lambda: chain.batch_get(Thing, mixed)) <= 3
         found = store.batch_get(Thing, mixed)
         assert [thing and thing.id for thing in found] == [*range(60), *[None] * 10]
+        # By both keys in one batch, some missing by each.
+        store._remove_many([store._names(thing)[0] for thing in things[:10]])
+        both: list[Any] = [{"id": 5}, {"id": 99}, *named[:3], *named[20:25]]
+        assert trips(proxy, lambda: chain.batch_get(Thing, both)) == 3
+        assert trips(proxy, lambda: store.batch_get(Thing, both[:1] + both[2:])) == 2
+        assert store.get(Thing, {"id": 5}) == things[5]
 
 
 def test_requests_to_redis(redis_server: RedisServer, redis_url: str) -> None:

@@ -60,7 +60,7 @@ class GuardedLayer(Layer):
                 if address.names == first:
                     look.tried.add(self.store._place(address))
         missing = look.tried - claims.keys()
-        if missing:
+        if missing and not followed:
             # Before the layers below are read: so what is written from now on is noticed.
             look.claims.update(self.store._claim(missing, self.life))
         return look

@@ -41,8 +41,9 @@ class Peeked(NamedTuple):
 
     :param objects: an object or None for each key
     :param claims: the proofs of markers that were set on the way, as `_claim` sets them: in the
-        places of records that a pointer led to, and that were not there
-    :param followed: whether pointers led to records, so that it took two requests
+        places of records that were not there, by the first key or where a pointer led
+    :param followed: whether pointers led to records, so that it took two requests; only then are
+        there claims, and all that could be made
 
     """
 

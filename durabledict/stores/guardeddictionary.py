@@ -12,7 +12,7 @@ from .base import Key
 from .cells import pack_pointer, pointer_of
 from .dictionary import BaseDictionaryStore, Prepared, Writing
 from .guarded import GuardedStore, Peeked, Settlement
-from .keys import Address, locate_all, matches
+from .keys import Address, index_of, locate_all, matches
 
 __all__ = ["GuardedDictionaryStore", "SettledCell"]
 
@@ -85,6 +85,13 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
             objects.append(obj)
         if not led:
             return Peeked(objects, {}, False)
+        # In the same request what is missing by its first key: else it would take one more.
+        first = index_of(klass).keys[0]
+        led += [
+            (place, name)
+            for place, (name, address) in enumerate(zip(names, addresses, strict=True))
+            if name not in cells and address.names == first
+        ]
         records, claims = self._read_or_claim(list(dict.fromkeys(t for _, t in led)), life)
         for place, target in led:
             cell = records.get(target)
