@@ -178,6 +178,26 @@ def test_one_undecodable_value_harms_its_own_reads(tmp_path: Path) -> None:
         assert store.get(Thing, {"id": 1}) == Thing(1, value="mended")
 
 
+def test_an_undecodable_value_can_be_deleted(tmp_path: Path) -> None:
+    d: SqliteDict[Any, Any] = SqliteDict(tmp_path / "d", encoding=SignedEncoding("secret" * 6))
+    with d:
+        DurableDictStore(d).batch_put([Thing(1), Thing(2, name="y")])
+    d = SqliteDict(tmp_path / "d", encoding=SignedEncoding("another" * 6))
+    with d:
+        store = DurableDictStore(d)
+        with pytest.raises(DecodingError, match="id="):
+            store.get(Thing, {"id": 1})
+        store.batch_delete([Thing(1), Thing(2, name="y")])
+        assert store.batch_get(Thing, [{"id": 1}, {"id": 2}]) == [None, None]
+        assert store.get(Thing, {"id": 2}) is None
+
+
+def test_a_mapping_that_is_a_durable_dict_is_shared(tmp_path: Path) -> None:
+    with SqliteDict(tmp_path / "d") as d:
+        assert ShoveStore(d).shared
+    assert not ShoveStore({}).shared
+
+
 def test_other_values_of_the_dict_are_left_alone() -> None:
     d = MemoryDict[Any, Any]()
     d.update({"other": 1, f"{STEM}id=~int:1": "no cell"})

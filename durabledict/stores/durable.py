@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
-from ..errors import MISSING
+from ..errors import MISSING, DecodingError
 from ..memory import MemoryDict
 from .dictionary import BaseDictionaryStore, Writing
 from .lifetime import LifetimeCallback
@@ -87,7 +87,11 @@ class DurableDictStore(BaseDictionaryStore):
         self._dict[name] = cell
 
     def _remove(self, name: str) -> None:
-        self._dict.pop(name, None)
+        # `pop` would decode it first, and what cannot be decoded is to be removed, too.
+        try:
+            del self._dict[name]
+        except KeyError:
+            pass
 
     def _read_many(self, names: Iterable[str]) -> Mapping[str, bytes]:
         wanted = list(names)
@@ -112,5 +116,7 @@ class DurableDictStore(BaseDictionaryStore):
         for name, cell in cells.items():
             try:
                 self._dict.compare_and_set(name, cell, MISSING)
+            except DecodingError:
+                pass  # not this very cell, then
             except NotImplementedError:
                 super()._remove_if({name: cell})

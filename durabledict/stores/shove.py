@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from .. import coder
+from ..base import DurableDict
 from ..basicencodings import PickleEncoding
 from . import lifetime
-from .cells import is_marker, record_of
+from .cells import is_marker
 from .dictionary import BaseDictionaryStore
 from .lifetime import LifetimeCallback
 
@@ -81,7 +82,7 @@ class ShoveStore(BaseDictionaryStore):
             raise TypeError(f"{source!r} is no mutable mapping, and no URL")
         self._mapping: MutableMapping[str, Any] = source
         # A plain dict is this process's own.
-        self.shared = not isinstance(source, dict)
+        self.shared = not isinstance(source, dict) or isinstance(source, DurableDict)
 
     def _read(self, name: str) -> Any:
         return self._mapping.get(self._short(name))
@@ -106,7 +107,7 @@ class ShoveStore(BaseDictionaryStore):
     def _decode(self, name: str, cell: Any) -> Any:
         if isinstance(cell, tuple):
             return _living(cell)
-        if is_marker(cell) or record_of(cell) is not None:
+        if is_marker(cell) or cell[:1] in (b"R", b"P"):
             return super()._decode(name, cell)
         # What stockpyle stored through shove is a pickled tuple without a header.
         value = coder.decode(self.encoding, self.old_encoding, self.keyspace, name, cell)

@@ -322,6 +322,17 @@ class StoreSuite:
         store.delete(Car("B 1"))
         assert other.batch_get(Automobile, keys) == [None, Automobile("B 2"), None]
 
+    @needs("polymorphic")
+    def test_an_object_of_a_subclass_takes_the_place_of_another(self) -> None:
+        """Among the objects of the base class; what led to the other one leads to nothing."""
+        store = self.open(polymorphic=True)
+        store.put(Thing(1, name="a"))
+        store.put(Person(1, name="b"))
+        other = self.reader(store, polymorphic=True)
+        assert other.get(Thing, {"zone": 1, "name": "a"}) is None
+        for key in ({"id": 1}, {"zone": 1, "name": "b"}):
+            assert other.get(Thing, key) == other.get(Person, key) == Person(1, name="b")
+
     # -- lifetimes --------------------------------------------------------------------------------
 
     @needs("lifetimes")
