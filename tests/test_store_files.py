@@ -193,7 +193,7 @@ def test_an_undecodable_value_can_be_deleted(tmp_path: Path) -> None:
 
 
 def test_a_mapping_that_is_a_durable_dict_is_shared(tmp_path: Path) -> None:
-    with SqliteDict(tmp_path / "d") as d:
+    with SqliteDict[Any, Any](tmp_path / "d") as d:
         assert ShoveStore(d).shared
     assert not ShoveStore({}).shared
 

@@ -50,6 +50,21 @@ def test_a_tag_is_no_text() -> None:
     assert locate(Thing, {"id": date}).name != locate(Thing, {"id": f"!datetime:{date}"}).name
 
 
+class Subclass(datetime):
+    """As pandas and pendulum have them, with a text of its own."""
+
+    def __str__(self) -> str:
+        return "another"
+
+
+def test_values_that_are_not_equal_have_different_names() -> None:
+    digits = "0.1234567890123456789012345678901234567890"
+    words = {locate(Thing, {"id": Decimal(digits + end)}).name for end in "123"}
+    assert len(words) == 3
+    with pytest.raises(TypeError, match="cannot be a key outside"):
+        _ = locate(Thing, {"id": Decimal("NaN")}).name
+
+
 def test_equal_values_have_one_name() -> None:
     moment = datetime(2020, 1, 2, 12, tzinfo=timezone.utc)
     east = moment.astimezone(timezone(timedelta(hours=9)))
@@ -57,6 +72,9 @@ def test_equal_values_have_one_name() -> None:
         (1, True, 1.0, Decimal(1), Decimal("1.00")),
         (2.25, Decimal("2.25"), Decimal("2.250")),
         (Decimal("0.1"), Decimal("0.10")),
+        (Decimal("Infinity"), float("inf")),
+        (datetime(2020, 1, 2, 12), Subclass(2020, 1, 2, 12)),  # noqa: DTZ001  # a key
+        (moment, Subclass(2020, 1, 2, 12, tzinfo=timezone.utc)),
         (moment, east),
     ):
         assert len({locate(Thing, {"id": value}).name for value in equal}) == 1
@@ -119,6 +137,13 @@ def test_a_moment_is_aware_or_local() -> None:
         left = remaining(moment)
         assert left is not None
         assert 3500 < left <= 3600
+
+
+def test_moments_that_the_system_cannot_tell() -> None:
+    for moment in (datetime.min, datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))):  # noqa: DTZ901  # the naive ones, too
+        assert (remaining(moment) or 0) < 0
+    for moment in (datetime.max, datetime.max.replace(tzinfo=timezone(-timedelta(hours=9)))):  # noqa: DTZ901  # the naive ones, too
+        assert (remaining(moment) or 0) > 1e9
 
 
 @pytest.mark.parametrize("lifetime", ["20", True, float("nan"), float("inf"), [1], b""])

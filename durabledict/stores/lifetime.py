@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -10,6 +11,9 @@ from typing import Any
 from ..options import seconds
 
 __all__ = ["LifetimeCallback", "checked_callback", "lifetime_of", "now", "remaining"]
+
+#: Seconds until a moment that the system cannot tell, or since.
+FAR = 1e11
 
 #: What a Store's `lifetime_cb` is: an object in, its lifetime out.
 LifetimeCallback = Callable[[Any], Any]
@@ -38,7 +42,11 @@ def remaining(lifetime: object) -> float | None:
         return None
     if isinstance(lifetime, datetime):
         # `timestamp` takes a naive one as local, which is what a caller means by it.
-        return lifetime.timestamp() - now()
+        try:
+            return lifetime.timestamp() - now()
+        except (OSError, OverflowError, ValueError):
+            # Too far away for the system: datetime.min, or datetime.max.
+            return math.copysign(FAR, lifetime.year - 1970)
     found = seconds(lifetime)
     if found is None:
         raise TypeError(

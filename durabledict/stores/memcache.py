@@ -42,6 +42,9 @@ SUFFIX = 17
 #: Seconds above which memcached takes a lifetime for a moment: 30 days.
 LONGEST_RELATIVE = 60 * 60 * 24 * 30
 
+#: Seconds above which it is for ever: a server counts in 32 bits from its own start.
+LONGEST_LIFETIME = 1 << 30
+
 #: Seconds to wait for a server whose client was made here.
 TIMEOUT = 2.0
 
@@ -307,7 +310,7 @@ def _set(key: bytes, cell: bytes, ttl: int, flags: bytes = b"") -> bytes:
 
 def _ttl(lifetime: float | None) -> int:
     """Return a lifetime as memcached takes it; 0 is for ever."""
-    if lifetime is None:
+    if lifetime is None or lifetime > LONGEST_LIFETIME:
         return 0
     whole = max(1, math.ceil(lifetime))
     return whole if whole <= LONGEST_RELATIVE else int(clock.now()) + whole

@@ -29,6 +29,9 @@ except ModuleNotFoundError as error:
 
 __all__ = ["RedisStore"]
 
+#: Milliseconds that Redis takes, and more than it will run.
+LONGEST = 1 << 60
+
 # Each script is one step. Run twice, because its answer was lost, each does no more than once: the
 # second time it is a marker that is not one's own any more.
 
@@ -275,4 +278,5 @@ class RedisStore(GuardedDictionaryStore):
 
 
 def _milliseconds(lifetime: float) -> bytes:
-    return b"%d" % max(1, math.ceil(lifetime * 1000))
+    # Redis adds them to its clock, in 64 bits.
+    return b"%d" % min(max(1, math.ceil(lifetime * 1000)), LONGEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import date, datetime, time, timezone
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -35,7 +35,9 @@ def word(name: str, value: Any) -> str:
             value = _plain(value)
         if isinstance(value, _WORDED):
             # No other kind of value has a "!" in its text.
-            return f"!{type(value).__name__}:{quote(str(value), safe=':')}"
+            # A subclass's objects are equal to those of the class, and may have another text.
+            base = next(each for each in _WORDED if isinstance(value, each))
+            return f"!{base.__name__}:{quote(base.__str__(value), safe=':')}"
         return quote(encode_key(value), safe="~:")
     except TypeError as error:
         raise TypeError(
@@ -49,9 +51,16 @@ def _plain(value: Any) -> Any:
     """Return what of a kind is the same for all equal values."""
     if isinstance(value, Decimal):
         # Equal to an int or a float: then it is one key with that.
+        if value.is_nan():
+            raise TypeError("it is not equal to itself")
+        if value.is_infinite():
+            return float(value)
         if value == value.to_integral_value():
             return int(value)
-        return float(value) if float(value) == value else value.normalize()
+        if float(value) == value:
+            return float(value)
+        # All of its digits: by itself it takes 28.
+        return value.normalize(Context(prec=len(value.as_tuple().digits)))
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(timezone.utc)
     return value

@@ -50,6 +50,10 @@ FAR = [
     timedelta(hours=1),
     3600,
     1.5e6,
+    2_000_000_000,
+    1e300,
+    timedelta.max,
+    datetime.max,  # noqa: DTZ901  # what people write for ever
     datetime.now(timezone.utc) + timedelta(days=400),
     datetime.now() + timedelta(hours=1),  # noqa: DTZ005  # local time is what is tested
 ]
@@ -59,6 +63,8 @@ PAST = [
     0.0,
     timedelta(0),
     timedelta(days=-1),
+    timedelta.min,
+    datetime.min,  # noqa: DTZ901  # and for never
     datetime.now(timezone.utc) - timedelta(hours=1),
     datetime.now() - timedelta(hours=1),  # noqa: DTZ005  # local time is what is tested
 ]
