@@ -277,3 +277,23 @@ def test_payloads_are_bytes_or_text(folder: Path) -> None:
     d: FolderDict[Any, Any] = FolderDict(folder, encoding=NoOpEncoding)
     d["a"] = b"bytes"
     assert d["a"] == b"bytes"
+
+
+def test_a_class_between_may_say_nothing_of_what_it_can_do() -> None:
+    """What it leaves out its subclasses have again; what a subclass takes out stays out."""
+
+    class Between(DurableDictSuite):
+        pass
+
+    class Below(Between):
+        capabilities = frozenset({"aliasing"})
+
+    names = [
+        name for name in dir(Below) if "aliasing" in getattr(getattr(Below, name), "needs", ())
+    ]
+    assert names
+    assert all(getattr(Between, name) is None for name in names)
+    without = type("Without", (Below,), {names[0]: None})
+    assert getattr(without, names[0]) is None
+    again: Any = type("Again", (Below,), {"capabilities": frozenset()})
+    assert all(getattr(again, name) is None for name in names)

@@ -128,6 +128,8 @@ def test_lifetimes_as_memcached_takes_them(memcached: MemcachedServer) -> None:
     now = time.time()
     assert (_ttl(None), _ttl(0.001), _ttl(1.5), _ttl(30 * DAY)) == (0, 1, 2, 30 * DAY)
     assert now + 31 * DAY - 1 < _ttl(31 * DAY) < now + 31 * DAY + 60
+    # Of moments after January 2038 memcached thinks that they have passed (seen).
+    assert _ttl(1_000_000_000) == _ttl(1e300) == 0
     with MemcacheStore([address(memcached)], lifetime_cb=lambda obj: obj.value) as store:
         for days in (1, 30, 31, 400):
             store.put(Thing(1, value=days * DAY))

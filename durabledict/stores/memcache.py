@@ -42,8 +42,8 @@ SUFFIX = 17
 #: Seconds above which memcached takes a lifetime for a moment: 30 days.
 LONGEST_RELATIVE = 60 * 60 * 24 * 30
 
-#: Seconds above which it is for ever: a server counts in 32 bits from its own start.
-LONGEST_LIFETIME = 1 << 30
+#: The last moment that memcached knows, in January 2038: one beyond it has passed, it thinks.
+LAST_MOMENT = (1 << 31) - 1
 
 #: Seconds to wait for a server whose client was made here.
 TIMEOUT = 2.0
@@ -310,10 +310,13 @@ def _set(key: bytes, cell: bytes, ttl: int, flags: bytes = b"") -> bytes:
 
 def _ttl(lifetime: float | None) -> int:
     """Return a lifetime as memcached takes it; 0 is for ever."""
-    if lifetime is None or lifetime > LONGEST_LIFETIME:
+    if lifetime is None:
         return 0
     whole = max(1, math.ceil(lifetime))
-    return whole if whole <= LONGEST_RELATIVE else int(clock.now()) + whole
+    if whole <= LONGEST_RELATIVE:
+        return whole
+    moment = int(clock.now()) + whole
+    return moment if moment <= LAST_MOMENT else 0
 
 
 def _item_size(node: Any) -> int:
