@@ -26,8 +26,9 @@ class GuardedLayer(Layer):
     def _place(self, obj: Any) -> Any:
         return self.store._place(addresses_of(obj, False)[0])
 
-    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]:
-        return self.store._mark(objects, self.life)
+    def _begin(self, write: Write) -> None:
+        write.announcement = self.store._announce(write.objects.values())
+        write.proofs = self.store._mark(write.objects, self.life)
 
     def _end(self, write: Write, deleted: bool) -> None:
         self.store._settle(
@@ -39,6 +40,9 @@ class GuardedLayer(Layer):
             ],
             writes=True,
         )
+        announcement, write.announcement = write.announcement, None
+        if announcement is not None:
+            self.store._announced(announcement)
 
     def _forget(self, objects: dict[Any, Any]) -> None:
         self.store._spoil(objects)
@@ -102,9 +106,8 @@ class UnguardedLayer(Layer):
     def _place(self, obj: Any) -> Any:
         return addresses_of(obj, False)[0].entry
 
-    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]:
-        self.store.batch_delete(list(objects.values()))
-        return {}
+    def _begin(self, write: Write) -> None:
+        self.store.batch_delete(list(write.objects.values()))
 
     def _end(self, write: Write, deleted: bool) -> None:
         objs = list(write.objects.values())

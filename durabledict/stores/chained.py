@@ -13,6 +13,7 @@ from .guarded import GuardedStore
 from .keys import Address, addresses_of, matches
 from .layers import Layer, Look, Write, has_none
 from .memory import ProcessMemoryStore
+from .threadlocal import ThreadLocalStore
 
 __all__ = ["ChainedStore"]
 
@@ -78,7 +79,8 @@ class ChainedStore(BaseStore):
         ]
         first = self._stores[0]
         # Memory is never down, so that a hit there needs no more than its own `get`.
-        self._first_get = first.get if caches and type(first) is ProcessMemoryStore else None
+        is_memory = type(first) is ProcessMemoryStore and first.stamp is None
+        self._first_get = first.get if caches and is_memory else None
         self._warn()
 
     def __repr__(self) -> str:
@@ -98,12 +100,20 @@ class ChainedStore(BaseStore):
                     store,
                 )
             below = self._stores[place + 1 :]
-            lifetime = getattr(store, "lifetime_cb", None)
-            if not store.shared and lifetime is None and any(each.shared for each in below):
+            remedies = ("lifetime_cb", "stamp")
+            if store.shared or any(getattr(store, name, None) is not None for name in remedies):
+                continue
+            if isinstance(store, ThreadLocalStore):
+                what, others = "thread", not all(isinstance(s, ThreadLocalStore) for s in below)
+            else:
+                what, others = "process", any(each.shared for each in below)
+            if others:
                 logger.warning(
-                    "the layer %r is of this process alone, in front of one that others write to, "
-                    "and never hears of it: give it a lifetime_cb, lambda obj: 5 say",
+                    "the layer %r is of this %s alone, in front of one that others write to, and "
+                    "never hears of it: give it a lifetime_cb=, lambda obj: 5 say, or a stamp=, a "
+                    "client of the memcached or Redis that is to tell of changes",
                     store,
+                    what,
                 )
 
     # -- reading ----------------------------------------------------------------------------------

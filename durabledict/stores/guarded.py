@@ -72,6 +72,17 @@ class GuardedStore(BaseStore):
     def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
         """Return an object or None for each key; what cannot be decoded is logged, and None."""
 
+    def _announce(self, objs: Iterable[Any]) -> Any:
+        """Tell other processes that these are about to be written; return what `_announced` takes.
+
+        Where they see what is put here, there is nothing to tell.
+
+        """
+        return None
+
+    def _announced(self, announcement: Any) -> None:
+        """Tell them that it is done."""
+
     @abstractmethod
     def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
         """Put a writer's marker in place of whatever is there, for `life` seconds.

@@ -31,15 +31,17 @@ class Write:
     :param objects: the objects by their places in the layer
     :param proofs: of the markers
     :param missed: whether the layer could not be told
+    :param announcement: what other processes were told, who have a layer of their own
 
     """
 
-    __slots__ = ("missed", "objects", "proofs")
+    __slots__ = ("announcement", "missed", "objects", "proofs")
 
     def __init__(self, objects: dict[Any, Any]) -> None:
         self.objects = objects
         self.proofs: dict[Any, Any] = {}
         self.missed = False
+        self.announcement: Any = None
 
 
 class Look:
@@ -157,7 +159,7 @@ class Layer(ABC):
             return write
         if not self.is_away:
             try:
-                write.proofs = self._begin(write.objects)
+                self._begin(write)
             except Exception as error:
                 self._failed(error)
             else:
@@ -191,11 +193,23 @@ class Layer(ABC):
         """After a durable write that failed: whether it was done is not known."""
         if write.missed:
             self.lose(write)
+        else:
+            self._give_up(write)
 
     def lose(self, write: Write) -> None:
         """After a durable write that the layer cannot be told of now: it is told later."""
         self._miss(write)
         self._close(write)
+        self._give_up(write)
+
+    def _give_up(self, write: Write) -> None:
+        announcement, write.announcement = write.announcement, None
+        if announcement is not None:
+            try:
+                self.store._announced(announcement)
+            except Exception as error:
+                # Readers look again each second, and take the writer for dead after a minute.
+                self._failed(error)
 
     def _close(self, write: Write) -> None:
         with self._lock:
@@ -254,7 +268,7 @@ class Layer(ABC):
     def _place(self, obj: Any) -> Any: ...
 
     @abstractmethod
-    def _begin(self, objects: dict[Any, Any]) -> dict[Any, Any]: ...
+    def _begin(self, write: Write) -> None: ...
 
     @abstractmethod
     def _end(self, write: Write, deleted: bool) -> None: ...

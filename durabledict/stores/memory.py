@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import reading
 from ..stampcaches import call_after_fork
+from ..stamps import Stamp
 from .base import Key
+from .classstamps import ClassStamps
 from .expiring import expiring_entries
 from .guarded import SPOILED_LIFE, GuardedStore, Peeked, Settlement
-from .keys import Address, addresses_of, entry_of
+from .keys import Address, addresses_of, entry_of, index_of
 from .lifetime import LifetimeCallback, checked_callback, lifetime_of
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class ProcessMemoryStore(GuardedStore):
     :param lifetime_cb: a function of an object that returns its lifetime: seconds, a timedelta, a
         datetime, or None for ever; 0 or the past: it is not kept
     :param maxsize: when there are as many objects, the one that was used longest ago goes
+    :param stamp: a cache that processes share, in which each class has a stamp: a client of
+        pymemcache or redis-py, a cache of Django's or its alias. A put or delete here, or through
+        a chain that has this Store, raises it, two requests; a get compares it, one request, and
+        forgets the class's objects when another process has raised it, and once a minute
     :raises ImportError: for the last two, cachetools is not installed
 
     """
@@ -65,12 +71,18 @@ class ProcessMemoryStore(GuardedStore):
         polymorphic: bool = False,
         lifetime_cb: LifetimeCallback | None = None,
         maxsize: int | None = None,
+        *,
+        stamp: Any = None,
     ) -> None:
         if maxsize is not None and (not isinstance(maxsize, int) or maxsize < 1):
             raise ValueError(f"maxsize={maxsize!r}: write a number of objects, 1 or more")
         self.polymorphic = polymorphic
         self.lifetime_cb = checked_callback(lifetime_cb)
         self.maxsize = maxsize
+        self.stamp = stamp
+        self._stamps = None if stamp is None else ClassStamps(stamp)
+        # class -> the stamp under which its objects are kept
+        self._known: dict[type, Stamp | None] = {}
         # What is dropped while the lock is held: what it refers to is freed after that.
         self._gone: list[Any] = []
         # entry of a first key -> (object, entries of its other keys, lifetime)
@@ -88,6 +100,11 @@ class ProcessMemoryStore(GuardedStore):
 
     def get(self, klass: type[T], key: Key) -> T | None:
         """Return the object, or None."""
+        if self._stamps is not None:
+            self._compare(klass)
+        return self._get(klass, key)
+
+    def _get(self, klass: type[T], key: Key) -> T | None:
         entry = entry_of(klass, key)
         found = self._find(entry)
         if found is None:
@@ -106,7 +123,10 @@ class ProcessMemoryStore(GuardedStore):
 
     def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
         """Return an object or None for each key."""
-        return [self.get(klass, key) for key in keys]
+        wanted = list(keys)
+        if self._stamps is not None and wanted:
+            self._compare(klass)
+        return [self._get(klass, key) for key in wanted]
 
     def put(self, obj: Any) -> None:
         """Keep the object, as it is."""
@@ -115,10 +135,12 @@ class ProcessMemoryStore(GuardedStore):
     def batch_put(self, objs: Iterable[Any]) -> None:
         """Keep the objects; those before one that cannot be kept are not kept either."""
         prepared = [self._prepare(obj) for obj in objs]
+        announcement = self._announce(record[1] for record in prepared)
         with self._locked():
             for record in prepared:
                 self._markers.pop(record[0], None)
                 self._store(*record)
+        self._announced(announcement)
 
     def delete(self, obj: Any) -> None:
         """Forget the object with the first key of this one."""
@@ -126,11 +148,14 @@ class ProcessMemoryStore(GuardedStore):
 
     def batch_delete(self, objs: Iterable[Any]) -> None:
         """Forget objects."""
-        entries = [addresses_of(obj, False)[0].entry for obj in objs]
+        gone = list(objs)
+        entries = [addresses_of(obj, False)[0].entry for obj in gone]
+        announcement = self._announce(gone)
         with self._locked():
             for entry in entries:
                 self._markers.pop(entry, None)
                 self._remove(entry)
+        self._announced(announcement)
 
     def _prepare(self, obj: Any) -> tuple[Any, Any, tuple[Any, ...], float | None]:
         lifetime = lifetime_of(obj, self.lifetime_cb)
@@ -187,6 +212,53 @@ class ProcessMemoryStore(GuardedStore):
             if self._pointers.get(pointer) == entry:
                 self._pointers.pop(pointer)
 
+    # -- stamps (rule 5.3) ------------------------------------------------------------------------
+
+    def _compare(self, klass: type) -> None:
+        """Forget the objects of a class if others may have written some. One request."""
+        if self._stamps is None:
+            return
+        index_of(klass)
+        stamp = self._stamps.read(klass)
+        if stamp is not None and self._known.get(klass) == stamp:
+            return
+        with self._locked():
+            # Whatever is stored from now on was read after this stamp was: who reads or writes
+            # now finds its marker gone.
+            for entry in [entry for entry in self._records if issubclass(entry[0], klass)]:
+                self._remove(entry)
+            for entry, (kind, _, _) in list(self._markers.items()):
+                if kind != _NOBODYS and issubclass(entry[0], klass):
+                    del self._markers[entry]
+            self._known[klass] = stamp
+
+    def _announce(self, objs: Iterable[Any]) -> Any:
+        if self._stamps is None:
+            return None
+        classes = {a.klass for obj in objs for a in addresses_of(obj, self.polymorphic)}
+        for klass in classes - self._known.keys():
+            # What is put is kept only under a stamp that is known.
+            self._compare(klass)
+        return self._stamps.begin(classes)
+
+    def _announced(self, announcement: Any) -> None:
+        if self._stamps is None or announcement is None:
+            return
+        for klass, write in self._stamps.end(announcement).items():
+            with self._lock:
+                # Nobody else has written: what is here is as new as it was.
+                if write.before is not None and self._known.get(klass) == write.before:
+                    self._known[klass] = write.after
+
+    def _touch(self, places: Iterable[Any]) -> None:
+        if self._stamps is not None:
+            self._stamps.touch({base for place in places for base in self._classes(place[0])})
+
+    def _classes(self, klass: type) -> list[type]:
+        """Return the classes as which objects of one are found."""
+        bases = klass.__mro__[1:] if self.polymorphic else ()
+        return [klass, *(base for base in bases if getattr(base, "__stockpyle_keys__", None))]
+
     # -- for chains -----------------------------------------------------------------------------
 
     def _place(self, address: Address) -> Any:
@@ -235,15 +307,19 @@ class ProcessMemoryStore(GuardedStore):
                     self._spoil_one(place, now)
 
     def _spoil(self, places: Iterable[Any]) -> None:
+        spoiled = list(places)
         with self._locked():
             now = reading.monotonic()
-            for place in places:
+            for place in spoiled:
                 self._spoil_one(place, now)
+        self._touch(spoiled)
 
     def _forget_all(self) -> None:
         with self._locked():
             for entry in list(self._records):
                 self._remove(entry)
+        if self._stamps is not None:
+            self._stamps.touch_all()
 
     def _spoil_one(self, place: Any, now: float) -> None:
         self._remove(place)

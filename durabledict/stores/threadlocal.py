@@ -31,11 +31,15 @@ class ThreadLocalStore(GuardedStore):
         polymorphic: bool = False,
         lifetime_cb: LifetimeCallback | None = None,
         maxsize: int | None = None,
+        *,
+        stamp: Any = None,
     ) -> None:
         self.lifetime_cb = lifetime_cb
+        self.stamp = stamp
         self._options = (polymorphic, lifetime_cb, maxsize)
         self._local = threading.local()
-        self._local.store = ProcessMemoryStore(*self._options)
+        self._local.store = first = ProcessMemoryStore(*self._options, stamp=stamp)
+        self._stamps = first._stamps
 
     @property
     def _mine(self) -> ProcessMemoryStore:
@@ -43,6 +47,7 @@ class ThreadLocalStore(GuardedStore):
             found: ProcessMemoryStore = self._local.store
         except AttributeError:
             found = self._local.store = ProcessMemoryStore(*self._options)
+            found._stamps = self._stamps
         return found
 
     def get(self, klass: type[T], key: Key) -> T | None:
@@ -74,6 +79,12 @@ class ThreadLocalStore(GuardedStore):
 
     def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
         return self._mine._peek(klass, keys, life)
+
+    def _announce(self, objs: Iterable[Any]) -> Any:
+        return self._mine._announce(objs)
+
+    def _announced(self, announcement: Any) -> None:
+        self._mine._announced(announcement)
 
     def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
         return self._mine._mark(places, life)
