@@ -7,6 +7,7 @@ import pickle
 import shelve
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ from durabledict.testing.things import Automobile, Thing
 
 NAME = {"zone": 1, "name": "x"}
 STEM = "durabledict.testing.things.Thing/"
+
+
+class Incomparable(Thing):
+    """Objects that are not to be asked."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = None
 
 
 @pytest.mark.parametrize("form", ["path", "file"])
@@ -57,6 +67,30 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
         assert b"old" in file.read()
     assert store.get(Thing, {"id": 1}) == Thing(1, value="new")
     assert sorted(os.listdir(tmp_path / STEM)) == ["id=~int:1", "zone=~int:1&name=x"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    store = ShoveStore(uri=str(tmp_path))
+    store.put(Automobile("B 1"))
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        store.put(Automobile("B 1"))
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_threads_put_and_delete_the_same_file(tmp_path: Path) -> None:
+    store = ShoveStore(uri=str(tmp_path))
+
+    def work(number: int) -> None:
+        for _ in range(60):
+            store.put(Thing(1))
+            store.delete(Thing(1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert store.get(Thing, {"id": 1}) is None
 
 
 def test_a_zip_is_read_and_a_new_one_written(tmp_path: Path) -> None:
@@ -110,6 +144,9 @@ def test_what_stockpyle_stored_is_read() -> None:
     assert found == [Thing(0), Thing(1), Thing(2), None, None]
     store.put(Thing(1, value="new"))
     assert store.get(Thing, {"id": 1}) == Thing(1, value="new")
+    stored[f"{STEM}id=~int:6"] = (Incomparable(6), None)
+    assert isinstance(store.batch_get(Thing, [{"id": 6}])[0], Incomparable)
+    store.delete(Thing(6))
     signed = ShoveStore(stored, encoding=SignedEncoding("secret" * 6))
     with pytest.raises(DecodingError):
         signed.get(Thing, {"id": 0})

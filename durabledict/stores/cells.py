@@ -42,7 +42,6 @@ RECORD = b"R" + bytes([FORMAT])
 
 _POINTER = b"P" + bytes([FORMAT])
 _MARKERS = b"MFS"
-_OF_POINTERS, _OF_RECORDS = b"PR"
 
 
 class Record(NamedTuple):
@@ -84,7 +83,8 @@ def pointer_of(cell: bytes) -> str | None:
     :raises DecodingError: of a newer format
 
     """
-    if not cell or cell[0] != _OF_POINTERS:
+    # Not `cell[0]`: a mapping may hold a tuple, whose object is not to be compared.
+    if cell[:1] != b"P":
         return None
     _check_format(cell)
     return cell[2:].decode("ascii", "replace")
@@ -109,7 +109,7 @@ def payload_of(cell: bytes) -> tuple[float, bytes] | None:
     :raises DecodingError: of a newer format, or cut off
 
     """
-    if not cell or cell[0] != _OF_RECORDS:
+    if cell[:1] != b"R":
         return None
     if len(cell) < _HEAD.size or cell[1] > FORMAT:
         _check_format(cell)

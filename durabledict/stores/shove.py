@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import MutableMapping
 from datetime import datetime
@@ -90,7 +91,7 @@ class ShoveStore(BaseDictionaryStore):
     def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
         name = self._short(name)
         if self._files is not None and _is_local(self._files.fs):
-            _replace(self._files.fs, self._files._key_to_str(name), cell)
+            _replace(self._files._key_to_str(name), cell)
         else:
             self._mapping[name] = cell
 
@@ -155,9 +156,24 @@ def _is_local(files: Any) -> bool:
     return "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol)
 
 
-def _replace(files: Any, path: str, cell: bytes) -> None:
-    """Write a local file so that a reader sees the old one or the new one."""
-    files.makedirs(path.rpartition("/")[0], exist_ok=True)
-    with files.open(path, "wb", autocommit=False) as file:
-        file.write(cell)
-    file.commit()
+def _replace(path: str, cell: bytes) -> None:
+    """Write a local file so that a reader sees the old one or the new one.
+
+    Not by fsspec's `commit`: it comes from the system's temporary folder, which may be on another
+    file system, and fails where another thread removes the file in that moment.
+
+    """
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    # Beside it, with the rights that the process gives to new files.
+    beside = os.path.join(folder, f".{os.urandom(8).hex()}.new")
+    try:
+        with open(beside, "xb") as file:
+            file.write(cell)
+        os.replace(beside, path)
+    except BaseException:
+        try:
+            os.unlink(beside)
+        except FileNotFoundError:
+            pass
+        raise
