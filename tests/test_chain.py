@@ -405,6 +405,7 @@ def test_a_chain_of_one_and_a_chain_in_a_chain() -> None:
     ("stores", "error", "message"),
     [
         ([], ValueError, "at least one Store"),
+        ([ProcessMemoryStore()] * 2, ValueError, "twice"),
         ([ProcessMemoryStore(), {}], TypeError, "is no Store"),
     ],
 )

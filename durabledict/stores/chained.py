@@ -54,7 +54,7 @@ class ChainedStore(BaseStore):
     :param stores: the Stores
     :param marker_life: seconds that a put or delete may take. A writer that is killed midway leaves
         its keys uncached for so long
-    :raises ValueError: no Stores
+    :raises ValueError: no Stores, or one twice
     :raises TypeError: something that is no Store
 
     """
@@ -66,6 +66,9 @@ class ChainedStore(BaseStore):
         for store in self._stores:
             if not isinstance(store, BaseStore):
                 raise TypeError(f"stores: {store!r} is no Store; subclass BaseStore")
+        if len(set(map(id, self._stores))) < len(self._stores):
+            # Its own markers would be in the way of what is put.
+            raise ValueError(f"stores={self._stores!r}: one of them is there twice")
         life = seconds(marker_life)
         if life is None or life <= 0:
             raise ValueError(f"marker_life={marker_life!r}: write seconds above 0, or a timedelta")
