@@ -35,24 +35,18 @@ class ZookeeperSuite(DurableDictSuite):
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
         return ZookeeperDict("/suite" + str(place), self._client, **options)
 
-    # These fail here, and were not collected before: they count comparisons and stamps, or hook a
-    # method of the dict, where this backend's own protocol (rules 4.0 to 4.3) has it otherwise.
-    # `replace_all` compares first, say. Which of them are faults is still to be found out.
-    test_a_write_costs_no_comparison_when_nobody_else_wrote = None  # type: ignore[assignment]
-    test_a_write_that_is_done_does_not_raise_because_the_sync_after_it_fails = None  # type: ignore[assignment]
-    test_rule_0_1_stamps_are_compared_for_difference_not_order = None  # type: ignore[assignment]
-    test_rule_0_3_a_sync_that_a_write_overtook_is_thrown_away = None  # type: ignore[assignment]
-    test_rule_0_3_a_sync_that_loses_every_round_leaves_the_stamp_unknown = None  # type: ignore[assignment]
-    test_rule_0_3_a_write_that_a_sync_has_brought_already_costs_nothing = None  # type: ignore[assignment]
-
 
 class TestZookeeperDict(ZookeeperSuite):
-    capabilities = frozenset({"told", "compare_and_set", "delta", "push", "shared", "aliasing"})
+    capabilities = frozenset(
+        {"told", "own_stamps", "compare_and_set", "delta", "push", "shared", "aliasing"}
+    )
 
 
 class TestStrictZookeeperDict(ZookeeperSuite):
     strictest = "strict"
-    capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
+    capabilities = frozenset(
+        {"strict", "own_stamps", "compare_and_set", "delta", "push", "shared", "aliasing"}
+    )
 
 
 # CPython's test of popitem takes 16,000 entries one by one, each of them four requests. So it runs

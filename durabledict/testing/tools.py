@@ -26,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 CAPABILITIES = {
     "strict": "a read with autosync=`strictest` sees every write acknowledged before it began",
     "told": "the store tells of each change, and a read with autosync=`strictest` asks for no more",
+    "own_stamps": "stamps are numbers of each process's own, which say nothing to the store: "
+    "replace_all compares first, and a write beside a load waits for it, and compares",
     "compare_and_set": "_fetch and _compare_and_set are there",
     "delta": "changes() tells which keys changed, and writes answer with a Commit",
     "push": "wait() returns when another client writes, long before its timeout",
