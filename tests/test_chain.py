@@ -26,6 +26,8 @@ from durabledict.stores import (
     layers,
 )
 from durabledict.stores.base import Key
+from durabledict.stores.cells import pack_record
+from durabledict.stores.keys import locate
 from durabledict.testing import StoreSuite
 from durabledict.testing.things import Automobile, Car, Empty, Keyless, Thing, Unpicklable
 
@@ -285,14 +287,30 @@ def test_an_undecodable_record_in_a_cache_is_a_miss(
     redis_client.set(name, (redis_client.get(name) or b"")[:-5])
     assert chain.batch_get(Thing, [{"id": 1}, NAME]) == [Thing(1), Thing(1)]
     assert any("passed over" in message for message in messages(caplog))
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        on_redis.get(Thing, {"id": 1})
     redis_client.set(name, b"R\x7f")
     assert chain.get(Thing, {"id": 1}) == Thing(1)
     with pytest.raises(ValueError, match=r"format 127; this durabledict knows formats up to 1"):
         on_redis.get(Thing, {"id": 1})
     chain.put(Thing(1, value="mended"))
     assert on_redis.get(Thing, {"id": 1}) == Thing(1, value="mended")
+
+
+@pytest.mark.parametrize("key", [{"id": 1}, NAME], ids=["first key", "other key"])
+@pytest.mark.parametrize("layer", ["on_redis", "memcached"])
+def test_an_undecodable_record_in_a_cache_makes_room(
+    request: pytest.FixtureRequest, layer: str, key: Key
+) -> None:
+    """Else it would be a miss until it expires, and no get would fill the cache."""
+    cache = request.getfixturevalue(layer)
+    chain = ChainedStore([cache, ProcessMemoryStore()])
+    chain.put(Thing(1))
+    name = locate(Thing, {"id": 1}).name
+    cache._write(name, pack_record(0.0, (), b"broken"), None)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        cache.get(Thing, key)
+    for _ in range(2):
+        assert chain.get(Thing, key) == Thing(1)
+    assert cache.get(Thing, key) == Thing(1)
 
 
 def test_one_bad_value_is_no_outage_of_a_layer_without_compare_and_set() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DecodingError
 from .base import Key
-from .cells import pack_pointer, pointer_of
+from .cells import RECORD, pack_pointer, pointer_of
 from .dictionary import BaseDictionaryStore, Prepared, Writing
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address, index_of, locate_all, matches
@@ -73,16 +73,20 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         cells = self._read_many(dict.fromkeys(names))
         objects: list[Any] = []
         led: list[tuple[int, str]] = []
+        broken: dict[str, bytes] = {}
         for place, (name, address) in enumerate(zip(names, addresses, strict=True)):
             cell = cells.get(name)
             obj = None
             if cell is not None:
                 target = self._target(name, cell) if cell[:1] == b"P" else None
                 if target is None:
-                    obj = self._seen(name, cell, address)
+                    obj = self._seen(name, cell, address, broken)
                 else:
                     led.append((place, target))
             objects.append(obj)
+        if broken:
+            # Else it would be in the way of every fill, and be logged at each get.
+            self._remove_if(broken)
         if not led:
             return Peeked(objects, {}, False)
         # In the same request what is missing by its first key: else it would take one more.
@@ -96,7 +100,9 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         for place, target in led:
             cell = records.get(target)
             if cell is not None:
-                objects[place] = self._seen(target, cell, addresses[place])
+                objects[place] = self._seen(target, cell, addresses[place], broken)
+        if broken:
+            self._remove_if(broken)
         return Peeked(objects, claims, True)
 
     def _target(self, name: str, cell: bytes) -> str | None:
@@ -106,12 +112,14 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
             logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
             return None
 
-    def _seen(self, name: str, cell: bytes, address: Address) -> Any:
+    def _seen(self, name: str, cell: bytes, address: Address, broken: dict[str, bytes]) -> Any:
         try:
             obj = self._decode(name, cell)
         except DecodingError as error:
             # The layers below have it: only a store that is alone has to tell its reader.
             logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
+            if cell.startswith(RECORD):  # one of a newer format is for others to read
+                broken[name] = cell
             return None
         return obj if obj is not None and matches(obj, address) else None
 
