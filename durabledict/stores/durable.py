@@ -19,8 +19,9 @@ class DurableDictStore(BaseDictionaryStore):
     """Keeps objects in a DurableDict: bytes under readable names.
 
     A get costs what a read of the dict costs, and a put what its writes do: the records of a batch
-    are one commit, and their pointers another. Expired objects are not served; they stay in the
-    dict until they are put or deleted.
+    are one commit, and their pointers another. A batch of gets is one comparison, and one copy of
+    the dict, which takes longer the more entries there are. Expired objects are not served; they
+    stay in the dict until they are put or deleted.
 
     >>> from durabledict import MemoryDict
     >>> class Foo:
