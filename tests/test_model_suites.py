@@ -26,6 +26,7 @@ class Settings(DurableDictSuite):
 
     capabilities = CAPABILITIES
     modes: tuple[bool | float, ...] = (True,)
+    sequences = (12, 40)
     using = "default"
     cache = "default"
 
@@ -61,6 +62,7 @@ class TestPlainModels(DurableDictSuite):
 
     capabilities = CAPABILITIES
     modes = (True,)
+    sequences = (12, 40)
     tables: ClassVar[list[Any]] = []
     numbers: ClassVar[Iterator[int]] = itertools.count()
 
@@ -101,12 +103,12 @@ class TestPlainModels(DurableDictSuite):
 
 
 # CPython's test of popitem takes 16,000 entries one by one, which is half a minute of SQL. So it
-# runs over PostgreSQL and memcached, and in the other two modes it is one of the long tests.
+# runs over SQLite and memcached, and over PostgreSQL it is one of the long tests.
 POPITEM = "test_mapping_popitem_"
 
-for suite in (TestSettingsOnSqliteAndMemcached, TestSettingsOnPostgresAndRedis, TestPlainModels):
+for suite in (TestSettingsOnPostgresAndRedis, TestPlainModels):
     assert hasattr(suite, f"{POPITEM}strict")
     setattr(suite, f"{POPITEM}strict", None)
 
-for name in (f"{POPITEM}bounded", f"{POPITEM}manual"):
+for name in (f"{POPITEM}strict", f"{POPITEM}bounded", f"{POPITEM}manual"):
     pytest.mark.long(getattr(TestSettingsOnPostgresAndMemcached, name))

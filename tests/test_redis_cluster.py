@@ -95,6 +95,8 @@ def two_clients(cluster: ClusterServers) -> Iterator[list[RedisCluster]]:
 
 class TestOnACluster(DurableDictSuite):
     capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
+    modes = (True,)
+    sequences = (15, 40)
 
     @pytest.fixture(autouse=True)
     def _choose_clients(self, two_clients: list[RedisCluster]) -> None:

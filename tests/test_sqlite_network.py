@@ -36,6 +36,8 @@ def mounted(place: Path, type_: str = "nfs4") -> str:
 
 class TestSqliteDictOverANetwork(DurableDictSuite):
     capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
+    modes = (True,)
+    sequences = (15, 40)
 
     @pytest.fixture(autouse=True)
     def list_of_mounts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def suite_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
 
 
 class ZookeeperSuite(DurableDictSuite):
-    sequences = (15, 40)
+    sequences = (10, 40)
 
     @pytest.fixture(autouse=True)
     def client(self, suite_client: KazooClient) -> None:

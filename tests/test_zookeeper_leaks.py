@@ -286,7 +286,7 @@ ACTIONS: dict[str, Callable[[Place], object]] = {
     "new session": begin_anew,
 }
 
-SLOW = {"reconnect": 5, "new session": 5, "value too large": 5}
+SLOW = {"reconnect": 4, "new session": 4, "value too large": 4}
 
 
 def grown_no_more(place: Place, first: Counts) -> Counts:
@@ -318,7 +318,7 @@ def repeat(place: Place, action: str, times: int) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_nothing_is_left_of(place: Place, action: str) -> None:
-    repeat(place, action, SLOW.get(action, 15))
+    repeat(place, action, SLOW.get(action, 8))
 
 
 #: As often as these are done in a day or two, by one process.

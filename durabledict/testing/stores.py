@@ -43,31 +43,38 @@ STORE_CAPABILITIES = {
     "threads": "what one thread puts another one gets",
 }
 
-FAR = [
-    1_000_000_000,
-    60 * 60 * 24 * 31,
-    timedelta(days=31),
-    timedelta(hours=1),
-    3600,
-    1.5e6,
-    2_000_000_000,
-    1e300,
-    timedelta.max,
-    datetime.max,  # noqa: DTZ901  # what people write for ever
-    datetime.now(timezone.utc) + timedelta(days=400),
-    datetime.now() + timedelta(hours=1),  # noqa: DTZ005  # local time is what is tested
-]
-PAST = [
-    0,
-    -1,
-    0.0,
-    timedelta(0),
-    timedelta(days=-1),
-    timedelta.min,
-    datetime.min,  # noqa: DTZ901  # and for never
-    datetime.now(timezone.utc) - timedelta(hours=1),
-    datetime.now() - timedelta(hours=1),  # noqa: DTZ005  # local time is what is tested
-]
+
+def far() -> list[Any]:
+    """Return lifetimes that do not end while the tests run; made when they do, in local time."""
+    return [
+        1_000_000_000,
+        60 * 60 * 24 * 31,
+        timedelta(days=31),
+        timedelta(hours=1),
+        3600,
+        1.5e6,
+        2_000_000_000,
+        1e300,
+        timedelta.max,
+        datetime.max,  # noqa: DTZ901  # what people write for ever
+        datetime.now(timezone.utc) + timedelta(days=400),
+        datetime.now() + timedelta(hours=1),  # noqa: DTZ005  # local time is what is tested
+    ]
+
+
+def past() -> list[Any]:
+    """Return lifetimes that are over."""
+    return [
+        0,
+        -1,
+        0.0,
+        timedelta(0),
+        timedelta(days=-1),
+        timedelta.min,
+        datetime.min,  # noqa: DTZ901  # and for never
+        datetime.now(timezone.utc) - timedelta(hours=1),
+        datetime.now() - timedelta(hours=1),  # noqa: DTZ005  # local time is what is tested
+    ]
 
 
 class StoreSuite:
@@ -344,24 +351,27 @@ class StoreSuite:
     @needs("lifetimes")
     def test_a_lifetime_of_zero_or_in_the_past_is_not_kept(self) -> None:
         """Not the object, and not what it was to replace."""
-        for past in PAST:
+        for over in past():
             store = self.open(
-                lifetime_cb=lambda obj, past=past: past if obj.value == "over" else None
+                lifetime_cb=lambda obj, over=over: over if obj.value == "over" else None
             )
             store.put(Thing(1, value="first"))
             assert store.get(Thing, {"id": 1}) is not None
             store.put(Thing(1, value="over"))
-            assert self.reader(store).get(Thing, {"id": 1}) is None, past
+            assert self.reader(store).get(Thing, {"id": 1}) is None, over
             assert store.get(Thing, {"zone": 1, "name": "x"}) is None
 
     @needs("lifetimes")
     def test_a_lifetime_in_each_form_is_kept_until_then(self) -> None:
         """Seconds, a timedelta, an aware and a naive datetime; also more than 30 days."""
-        store = self.open(lifetime_cb=lambda obj: FAR[obj.id])
-        store.batch_put([Thing(place, name=place) for place in range(len(FAR))])
-        found = self.reader(store).batch_get(Thing, [{"id": place} for place in range(len(FAR))])
+        lifetimes = far()
+        store = self.open(lifetime_cb=lambda obj: lifetimes[obj.id])
+        store.batch_put([Thing(place, name=place) for place in range(len(lifetimes))])
+        found = self.reader(store).batch_get(
+            Thing, [{"id": place} for place in range(len(lifetimes))]
+        )
         assert None not in found
-        named = [{"zone": 1, "name": place} for place in range(len(FAR))]
+        named = [{"zone": 1, "name": place} for place in range(len(lifetimes))]
         assert store.batch_get(Thing, named) == found
 
     @needs("lifetimes", "clock")
