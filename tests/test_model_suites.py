@@ -103,10 +103,10 @@ class TestPlainModels(DurableDictSuite):
 
 
 # CPython's test of popitem takes 16,000 entries one by one, which is half a minute of SQL. So it
-# runs over SQLite and memcached, and over PostgreSQL it is one of the long tests.
+# runs over PostgreSQL and memcached alone, and there it is one of the long tests.
 POPITEM = "test_mapping_popitem_"
 
-for suite in (TestSettingsOnPostgresAndRedis, TestPlainModels):
+for suite in (TestSettingsOnSqliteAndMemcached, TestSettingsOnPostgresAndRedis, TestPlainModels):
     assert hasattr(suite, f"{POPITEM}strict")
     setattr(suite, f"{POPITEM}strict", None)
 
