@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ..options import seconds
@@ -13,6 +13,7 @@ from .guarded import GuardedStore
 from .keys import addresses_of
 from .layers import Layer, Look, has_none
 from .memory import ProcessMemoryStore
+from .writethrough import WriteThrough
 
 __all__ = ["ChainedStore"]
 
@@ -76,6 +77,11 @@ class ChainedStore(BaseStore):
             if type(store)._before_stockpyle_deserialize
             is not BaseStore._before_stockpyle_deserialize
         ]
+        self._whole: Callable[[Any], bool] | None = None
+        if type(self._last)._is_whole is not BaseStore._is_whole:
+            self._whole = self._last._is_whole
+            for layer in self._layers:
+                layer.is_whole = self._whole
         first = self._stores[0]
         # Memory is never down, so that a hit there needs no more than its own `get`.
         self._first_get = first.get if caches and type(first) is ProcessMemoryStore else None
@@ -121,6 +127,8 @@ class ChainedStore(BaseStore):
                 found = self._first_get(klass, key)
             except (KeyError, TypeError):
                 pass  # the layers below may know better
+            if found is not None and self._whole is not None and not self._whole(found):
+                found = None
         elif self._layers:
             look = self._layers[0].look(klass, [key])
             found = look.objects[0]
@@ -271,18 +279,17 @@ class ChainedStore(BaseStore):
     def _write(self, objs: list[Any], deleted: bool) -> None:
         if not objs:
             return
-        writes = [(layer, layer.begin(objs)) for layer in self._layers]
+        writing = WriteThrough(self._layers)
+        told = [layer.store for layer in self._layers]
         try:
-            if deleted:
-                self._last.batch_delete(objs)
-            else:
-                self._last.batch_put(objs)
+            self._last._write_through(objs, deleted, writing.begin, told)
         except BaseException:
-            for layer, write in writes:
-                layer.abandon(write)
+            writing.abandon()
             raise
-        for layer, write in reversed(writes):
-            layer.end(write, deleted)
+        writing.end()
+
+    def _is_whole(self, obj: Any) -> bool:
+        return self._last._is_whole(obj)
 
     def release(self) -> None:
         """Release all Stores of the chain."""

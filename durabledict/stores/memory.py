@@ -244,6 +244,8 @@ class ProcessMemoryStore(GuardedStore):
         with self._locked():
             for entry in list(self._records):
                 self._remove(entry)
+            # So nobody stores what was read before.
+            self._markers.clear()
 
     def _spoil_one(self, place: Any, now: float) -> None:
         self._remove(place)
