@@ -13,7 +13,18 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from .postgresserver import PostgresServer
 
-__all__ = ["Base", "Manager", "Pet", "Statements", "Tag", "User", "Worker", "Word", "database"]
+__all__ = [
+    "Base",
+    "Manager",
+    "Membership",
+    "Pet",
+    "Statements",
+    "Tag",
+    "User",
+    "Worker",
+    "Word",
+    "database",
+]
 
 #: Of the database in PostgreSQL.
 NAME = "sqlobjects"
@@ -64,6 +75,19 @@ class Word(Base):
     value: Mapped[int] = mapped_column(default=0)
 
 
+class Membership(Base):
+    """A relationship sets a part of its first key."""
+
+    __tablename__ = "memberships"
+    __stockpyle_keys__ = (("user_id", "group"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    group: Mapped[str]
+
+    user: Mapped[User] = relationship()
+
+
 class Tag(Base):
     """A class that names no keys: only the database has its objects."""
 
@@ -91,11 +115,15 @@ class Manager(Worker):
 
 
 @contextmanager
-def database(kind: str, folder: Path, server: PostgresServer | None) -> Iterator[Engine]:
+def database(
+    kind: str, folder: Path, server: PostgresServer | None, *, begins: bool = False
+) -> Iterator[Engine]:
     """Make a database with the tables of these classes.
 
     :param kind: ``"sqlite"`` or ``"postgresql"``
     :param server: for the latter
+    :param begins: have SQLite begin a transaction when SQLAlchemy does, and not at the first write,
+        as its driver does: savepoints need it
 
     """
     if server is None or kind == "sqlite":
@@ -105,6 +133,9 @@ def database(kind: str, folder: Path, server: PostgresServer | None) -> Iterator
         if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", parameters=[NAME]):
             server.create_database(NAME)
     engine = create_engine(url)
+    if begins and engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _leave_to_us)
+        event.listen(engine, "begin", _begin)
     try:
         Base.metadata.create_all(engine)
         if engine.dialect.name == "postgresql":
@@ -119,6 +150,14 @@ def database(kind: str, folder: Path, server: PostgresServer | None) -> Iterator
 
 def postgres_url(server: PostgresServer, name: str) -> str:
     return f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/{name}"
+
+
+def _leave_to_us(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 class Statements:

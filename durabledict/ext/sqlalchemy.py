@@ -22,7 +22,7 @@ try:
     from sqlalchemy.orm import sessionmaker as session_factory
 
     from ..stores.sqlalchemy import TOLD, SqlAlchemyStore
-    from .sqlalchemychanges import READER, Progress, load_old_keys
+    from .sqlalchemychanges import READER, Before, Progress, look_before_flush
     from .sqlalchemystatements import execute
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("sqlalchemy"):
@@ -109,13 +109,13 @@ class StockpyleSessionExtension:
     def _before_flush(self, session: Session, *_: Any) -> None:
         progress = self._progress(session)
         if progress is not None:
-            progress.loaded = load_old_keys(session)
+            progress.before = look_before_flush(session)
 
     def _after_flush(self, session: Session, _: Any) -> None:
         progress = self._progress(session)
         if progress is not None:
-            progress.current(session).flushed(session, progress.loaded)
-            progress.loaded = {}
+            progress.current(session).flushed(session, progress.before)
+            progress.before = Before()
 
     def _deleted(self, session: Session, obj: Any) -> None:
         progress = self._progress(session)

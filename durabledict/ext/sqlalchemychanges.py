@@ -6,20 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy.orm import Mapper, PassiveFlag, Session, SessionTransaction
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.orm.attributes import get_history
 
 from ..stores.sqlalchemy import TOLD
-from ..stores.sqlalchemymappers import copy_of, first_names, mapper_of, shape_of, state_of
+from ..stores.sqlalchemymappers import (
+    PASSIVE,
+    copy_of,
+    first_names,
+    has_changed_columns,
+    mapper_of,
+    shape_of,
+    state_of,
+)
 from ..stores.sqlalchemyrows import Identity, rows_of
 from ..stores.writethrough import WriteThrough
 
-__all__ = ["READER", "Changes", "Progress", "load_old_keys", "reader"]
+__all__ = ["READER", "Before", "Changes", "Progress", "look_before_flush", "reader"]
 
 #: In `Session.info`: a session that only reads, for us.
 READER = "durabledict.reader"
-
-PASSIVE = PassiveFlag.PASSIVE_NO_INITIALIZE
 
 
 @contextmanager
@@ -39,6 +45,16 @@ def reader(session: Session, mapper: Mapper[Any]) -> Iterator[Session]:
         # First, so that its end has nothing to roll back.
         reading.expunge_all()
         reading.close()
+
+
+class Before:
+    """What was found before a flush, by the `id` of objects."""
+
+    def __init__(self) -> None:
+        #: Objects that will be written, held so that the `id` stays theirs.
+        self.modified: dict[int, Any] = {}
+        #: What had the first keys that they had, as detached copies.
+        self.old: dict[int, Any] = {}
 
 
 class Changes:
@@ -70,18 +86,15 @@ class Changes:
 
     # -- flushes ----------------------------------------------------------------------------------
 
-    def flushed(self, session: Session, loaded: dict[int, Any]) -> None:
-        """Note what a flush wrote: in `after_flush`, where the session still knows what changed.
-
-        :param loaded: what `load_old_keys` returned before it
-
-        """
+    def flushed(self, session: Session, before: Before) -> None:
+        """Note what a flush wrote: in `after_flush`, where the session still knows what changed."""
         for obj in session.new:
             self._note_written(obj)
         for obj in session.dirty:
-            if session.is_modified(obj, include_collections=False):
+            # What was set to an expression of SQL is only known to be modified before.
+            if id(obj) in before.modified or has_changed_columns(obj):
                 self._note_written(obj)
-                self._note_old_key(obj, loaded.get(id(obj)))
+                self._note_old_key(obj, before.old.get(id(obj)))
 
     def deleted(self, obj: Any) -> None:
         """Note an object that a flush deleted: for itself, by a cascade, or as an orphan."""
@@ -107,14 +120,16 @@ class Changes:
             elif key is not None:
                 self.written[mapper, tuple(key[1])] = None
 
-    def _note_old_key(self, obj: Any, loaded: Any) -> None:
+    def _note_old_key(self, obj: Any, before: Any) -> None:
+        if before is not None:
+            self.gone.append(before)
+            return
         old: dict[str, Any] = {}
         for name in first_names(type(obj)):
+            # A relationship set it, during the flush.
             history = get_history(obj, name, PASSIVE)
             if history.added and history.deleted:
                 old[name] = history.deleted[0]
-            elif history.added and loaded is not None:
-                old[name] = getattr(loaded, name)
             elif history.added:
                 self.everything = True
         if old:
@@ -144,12 +159,9 @@ def _first_key(obj: Any) -> tuple[Any, ...]:
     return type(obj), *[getattr(obj, name) for name in first_names(type(obj))]
 
 
-def load_old_keys(session: Session) -> dict[int, Any]:
-    """Before a flush: load what it will need to know of the rows that it changes and deletes.
-
-    :return: rows as they were, by the `id` of their objects, where the objects do not know it
-
-    """
+def look_before_flush(session: Session) -> Before:
+    """Return what nobody can tell after a flush, and load what it takes to tell it then."""
+    before = Before()
     for obj in session.deleted:
         _load_key(obj)
     unknown: dict[Mapper[Any], list[Any]] = {}
@@ -157,22 +169,27 @@ def load_old_keys(session: Session) -> dict[int, Any]:
         mapper = mapper_of(type(obj))
         if mapper is None:
             continue
+        if has_changed_columns(obj):
+            before.modified[id(obj)] = obj
         for relationship in mapper.relationships:
             if relationship.cascade.delete_orphan:
                 for orphan in get_history(obj, relationship.key, PASSIVE).deleted or ():
                     _load_key(orphan)
-        for name in first_names(type(obj)):
-            history = get_history(obj, name, PASSIVE)
-            if history.added and not history.deleted:
-                unknown.setdefault(mapper, []).append(obj)
-                break
-    found: dict[int, Any] = {}
+        names = first_names(type(obj))
+        histories = {name: get_history(obj, name, PASSIVE) for name in names}
+        changed = {name: list(each.deleted) for name, each in histories.items() if each.added}
+        if not changed:
+            continue
+        if all(changed.values()) and all(n in changed or n in state_of(obj).dict for n in names):
+            before.old[id(obj)] = copy_of(obj, **{n: old[0] for n, old in changed.items()})
+        else:
+            unknown.setdefault(mapper, []).append(obj)
     for mapper, objs in unknown.items():
         identities = {tuple(state_of(obj).key[1]): obj for obj in objs}
         with reader(session, mapper) as reading:
             for identity, row in rows_of(reading, mapper, identities).items():
-                found[id(identities[identity])] = row
-    return found
+                before.old[id(identities[identity])] = row
+    return before
 
 
 def _load_key(obj: Any) -> None:
@@ -185,8 +202,8 @@ class Progress:
     """How far a session is with its transaction."""
 
     def __init__(self) -> None:
-        #: What `load_old_keys` returned, during a flush.
-        self.loaded: dict[int, Any] = {}
+        #: What was found before a flush, until it is over.
+        self.before = Before()
         #: Whether the outermost transaction is being committed.
         self.is_committing = False
         #: The markers, between the two phases.

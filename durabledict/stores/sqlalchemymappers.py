@@ -7,23 +7,29 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import inspect
-from sqlalchemy.orm import Mapper
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm import Mapper, PassiveFlag
+from sqlalchemy.orm.attributes import get_history, set_committed_value
 
 from .keys import index_of
 
 __all__ = [
+    "PASSIVE",
     "Shape",
     "by_class",
     "copy_of",
     "first_names",
     "has_all",
+    "has_changed_columns",
     "identity_of",
     "is_whole",
     "mapper_of",
     "shape_of",
     "state_of",
 ]
+
+
+#: Nothing is loaded to tell what an attribute was.
+PASSIVE = PassiveFlag.PASSIVE_NO_INITIALIZE
 
 
 class Shape(NamedTuple):
@@ -114,6 +120,24 @@ def by_class(objs: Iterable[Any]) -> dict[Mapper[Any], list[Any]]:
         if mapper is not None:
             found.setdefault(mapper, []).append(obj)
     return found
+
+
+def has_changed_columns(obj: Any) -> bool:
+    """Whether an UPDATE of the object's row is due, as far as its own columns say.
+
+    Not what `Session.is_modified` says: a collection, or the other side of a one-to-one, changes
+    without the row.
+
+    """
+    mapper = mapper_of(type(obj))
+    if mapper is None:
+        return False
+    columns = shape_of(mapper).columns
+    return any(
+        get_history(obj, name, PASSIVE).has_changes()
+        for name in list(state_of(obj).committed_state)
+        if name in columns
+    )
 
 
 def copy_of(obj: Any, **values: Any) -> Any:

@@ -13,6 +13,7 @@ from .sqlalchemymappers import (
     by_class,
     copy_of,
     first_names,
+    has_changed_columns,
     identity_of,
     mapper_of,
     shape_of,
@@ -98,7 +99,7 @@ class Puts:
         merged = self._session.merge(obj)
         if any(getattr(merged, name) != value for name, value in before.items()):
             self.replaced.append(copy_of(merged, **before))
-        if row is None or self._session.is_modified(merged, include_collections=False):
+        if row is None or has_changed_columns(merged):
             self._note(merged)
         else:
             self.stored.append(merged)
