@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from sqlalchemy.orm import Mapper, Session, make_transient
 from sqlalchemy.orm.attributes import set_committed_value
 
 from .sqlalchemymappers import (
-    Shape,
     by_class,
     copy_of,
     first_names,
@@ -55,35 +55,46 @@ class Puts:
         :raises sqlalchemy.exc.SQLAlchemyError: it does not take them
 
         """
-        self._load_existing()
-        new: set[tuple[Mapper[Any], Identity]] = set()
+        identified = self._load_existing()
+        repeated = {each for each, count in Counter(identified).items() if each and count > 1}
+        seen: set[tuple[Mapper[Any], Identity]] = set()
         # Each merge would flush what the one before it did.
         with self._session.no_autoflush:
-            for obj in self._objs:
-                mapper = mapper_of(type(obj))
-                assert mapper is not None
-                shape = shape_of(mapper)
-                identity = identity_of(obj, shape)
-                if identity is not None and (mapper.base_mapper, identity) in new:
-                    # The second of one batch: it replaces the first.
-                    self._session.flush()
-                elif (mapper, identity) not in self._existing and _is_free(obj, mapper, shape):
+            for obj, identity in zip(self._objs, identified, strict=True):
+                if identity in repeated and identity is not None:
+                    if identity in seen:
+                        # So that the merge finds what the one before it made.
+                        self._session.flush()
+                    seen.add(identity)
+                    self._merge(obj)
+                elif identity not in self._existing and _is_free(obj):
                     self._add(obj)
-                    if identity is not None:
-                        new.add((mapper.base_mapper, identity))
-                        self.guessed = True
-                    continue
-                self._merge(obj)
+                    self.guessed |= identity is not None
+                else:
+                    self._merge(obj)
             self._session.flush()
 
-    def _load_existing(self) -> None:
-        """Load what is there, by one query for each class: `merge` would ask one by one."""
-        for mapper, group in by_class(self._objs).items():
-            shape = shape_of(mapper)
-            identities = dict.fromkeys(identity_of(obj, shape) for obj in group)
-            identities.pop(None, None)
-            rows = rows_of(self._session, mapper, [i for i in identities if i is not None])
+    def _load_existing(self) -> list[tuple[Mapper[Any], Identity] | None]:
+        """Load what is there, by one query for each class: `merge` would ask one by one.
+
+        :return: the primary key of each object, where it has one
+
+        """
+        groups: dict[Mapper[Any], dict[Identity, None]] = {}
+        identified: list[tuple[Mapper[Any], Identity] | None] = []
+        for obj in self._objs:
+            mapper = mapper_of(type(obj))
+            assert mapper is not None
+            identity = identity_of(obj, shape_of(mapper))
+            if identity is None:
+                identified.append(None)
+            else:
+                identified.append((mapper, identity))
+                groups.setdefault(mapper, {})[identity] = None
+        for mapper, identities in groups.items():
+            rows = rows_of(self._session, mapper, identities)
             self._existing.update({(mapper, identity): row for identity, row in rows.items()})
+        return identified
 
     def _add(self, obj: Any) -> None:
         self._added.append((obj, dict(state_of(obj).dict)))
@@ -149,12 +160,17 @@ class Puts:
             own.update(held)
 
 
-def _is_free(obj: Any, mapper: Mapper[Any], shape: Shape) -> bool:
+def _is_free(obj: Any) -> bool:
     """Whether an object can be added: neither it nor what it refers to was ever in a session."""
     state = state_of(obj)
     if state.key is not None or state.session is not None:
         return False
-    return not shape.related or all(
-        other.key is None and other.session is None
-        for _, _, other, _ in mapper.cascade_iterator("save-update", state)
+    mapper = mapper_of(type(obj))
+    return (
+        mapper is None
+        or not shape_of(mapper).related
+        or all(
+            other.key is None and other.session is None
+            for _, _, other, _ in mapper.cascade_iterator("save-update", state)
+        )
     )
