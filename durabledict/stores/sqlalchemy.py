@@ -14,6 +14,7 @@ try:
     from sqlalchemy.exc import IntegrityError
     from sqlalchemy.orm import Session, scoped_session
     from sqlalchemy.orm import sessionmaker as session_factory
+    from sqlalchemy.orm.exc import StaleDataError
 
     from .sqlalchemymappers import (
         Shape,
@@ -40,6 +41,9 @@ except ModuleNotFoundError as error:
 __all__ = ["TOLD", "SqlAlchemyStore"]
 
 T = TypeVar("T")
+
+#: Tries of a put whose rows others make and delete at that moment.
+TRIES = 3
 
 #: In `Session.info`: the Stores that are told of the session's writes by somebody else already.
 TOLD = "durabledict.told"
@@ -218,7 +222,7 @@ class SqlAlchemyStore(BaseStore):
         begin: Callable[..., None] | None = None,
         told: Iterable[BaseStore] = (),
     ) -> None:
-        for tries_left in (1, 0):
+        for tries_left in reversed(range(TRIES)):
             with self._session(told) as session:
                 puts = Puts(session, objs)
                 try:
@@ -226,8 +230,9 @@ class SqlAlchemyStore(BaseStore):
                 except BaseException as error:
                     session.rollback()
                     puts.take_back()
-                    if isinstance(error, IntegrityError) and puts.guessed and tries_left:
-                        # The row that was not there may have come meanwhile.
+                    # A row that was not there may have come meanwhile, or one that was be gone.
+                    is_race = isinstance(error, IntegrityError) and puts.guessed
+                    if tries_left and (is_race or isinstance(error, StaleDataError)):
                         continue
                     raise
                 try:
@@ -312,7 +317,8 @@ def _rows_to_delete(session: Session, objs: list[Any]) -> list[Any]:
     for mapper, group in by_class(objs).items():
         shape = shape_of(mapper)
         identities = [identity_of(obj, shape) for obj in group]
-        rows = list(rows_of(session, mapper, [i for i in identities if i is not None]).values())
+        known = [identity for identity in identities if identity is not None]
+        rows = list(rows_of(session, mapper, known, lock=True).values())
         names = first_names(mapper.class_)
         if names:
             keys = [

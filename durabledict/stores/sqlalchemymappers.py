@@ -53,7 +53,7 @@ class Shape(NamedTuple):
 
 
 # A shape does not refer to its class: so one that is made at run time is not kept alive.
-_shapes: WeakKeyDictionary[Mapper[Any], Shape] = WeakKeyDictionary()
+_shapes: WeakKeyDictionary[Mapper[Any], tuple[Any, Shape]] = WeakKeyDictionary()
 
 
 def mapper_of(klass: type) -> Mapper[Any] | None:
@@ -69,17 +69,20 @@ def state_of(obj: Any) -> Any:
 
 def shape_of(mapper: Mapper[Any]) -> Shape:
     """Return the shape of a mapped class."""
-    shape = _shapes.get(mapper)
-    if shape is None:
-        columns = list(mapper.column_attrs)
-        shape = _shapes[mapper] = Shape(
-            frozenset(each.key for each in columns),
-            tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key),
-            any(each.deferred for each in columns),
-            len(list(mapper.self_and_descendants)) > 1,
-            bool(mapper.relationships),
-            any(each.lazy == "joined" for each in mapper.relationships),
-        )
+    columns = mapper.column_attrs
+    known = _shapes.get(mapper)
+    # Another collection when a column was added.
+    if known is not None and known[0] is columns:
+        return known[1]
+    shape = Shape(
+        frozenset(each.key for each in columns),
+        tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key),
+        any(each.deferred for each in columns),
+        len(list(mapper.self_and_descendants)) > 1,
+        bool(mapper.relationships),
+        any(each.lazy == "joined" for each in mapper.relationships),
+    )
+    _shapes[mapper] = columns, shape
     return shape
 
 

@@ -92,7 +92,7 @@ class Puts:
                 identified.append((mapper, identity))
                 groups.setdefault(mapper, {})[identity] = None
         for mapper, identities in groups.items():
-            rows = rows_of(self._session, mapper, identities)
+            rows = rows_of(self._session, mapper, identities, lock=True)
             self._existing.update({(mapper, identity): row for identity, row in rows.items()})
         return identified
 

@@ -50,12 +50,14 @@ def query(
     wanted: Mapping[Names, Sequence[tuple[Any, ...]]],
     *,
     populate_existing: bool = False,
+    lock: bool = False,
     limit: int | None = None,
 ) -> list[Any]:
     """Return the objects whose attributes have one of these values, by one query.
 
     :param wanted: values by the names of the attributes
     :param populate_existing: load once more what the session has already
+    :param lock: keep others from writing them until the transaction ends, where that is to be had
     :param limit: of rows
 
     """
@@ -68,6 +70,10 @@ def query(
         found = found.options(undefer("*"))
     if populate_existing:
         found = found.execution_options(populate_existing=True)
+    if lock:
+        # In one order, so that two who lock the same rows do not wait for each other.
+        key = [getattr(mapper.class_, name) for name in shape.primary]
+        found = found.order_by(*key).with_for_update(of=mapper.class_)
     if limit is not None:
         found = found.limit(limit)
     result = session.scalars(found)

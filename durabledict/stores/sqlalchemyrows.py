@@ -16,18 +16,20 @@ Identity = tuple[Any, ...]
 
 
 def rows_of(
-    session: Session, mapper: Mapper[Any], identities: Iterable[Identity]
+    session: Session, mapper: Mapper[Any], identities: Iterable[Identity], *, lock: bool = False
 ) -> dict[Identity, Any]:
     """Return the objects with these primary keys, by one query for each `AT_ONCE` of them.
 
     What the session has already is loaded once more.
+
+    :param lock: keep others from writing them until the transaction ends, where that is to be had
 
     """
     wanted = list(identities)
     found: list[Any] = []
     for begin in range(0, len(wanted), AT_ONCE):
         part = {shape_of(mapper).primary: wanted[begin : begin + AT_ONCE]}
-        found += query(session, mapper, part, populate_existing=True)
+        found += query(session, mapper, part, populate_existing=True, lock=lock)
     reload(session, found)
     return {tuple(state_of(obj).key[1]): obj for obj in found}
 
