@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import and_, or_, select, tuple_
@@ -22,6 +23,7 @@ AT_ONCE = 5_000
 COMPARE_ROWS = frozenset({"mariadb", "mysql", "oracle", "postgresql", "sqlite"})
 
 Names = tuple[str, ...]
+Rows = dict[tuple[Any, ...], Any]
 
 
 def checked_names(mapper: Mapper[Any], key: Key) -> Names:
@@ -86,7 +88,8 @@ def _criterion(
     mapper: Mapper[Any], names: Names, values: Sequence[tuple[Any, ...]], dialect: str
 ) -> Any:
     attributes = [getattr(mapper.class_, name) for name in names]
-    whole = [row for row in values if None not in row]
+    nulls = [row for row in values if None in row]
+    whole = [row for row in values if row not in nulls] if nulls else values
     parts: list[Any] = []
     if len(names) == 1:
         if whole:
@@ -96,7 +99,7 @@ def _criterion(
     else:
         parts += [_equal(attributes, row) for row in whole]
     # NULL is in no list.
-    parts += [_equal(attributes, row) for row in values if None in row]
+    parts += [_equal(attributes, row) for row in nulls]
     return or_(*parts)
 
 
@@ -132,43 +135,58 @@ def find(session: Session, mapper: Mapper[Any], keys: Sequence[Key]) -> list[Any
     :raises NonUniqueKeyError: a key that several objects have
 
     """
-    addresses = []
+    # names -> values -> the row that has them
+    groups: dict[Names, Rows] = {}
+    # Most keys of a batch have the same names, in the same order.
+    known: dict[Names, Names] = {}
+    places: list[tuple[Rows, tuple[Any, ...]]] = []
     for key in keys:
-        names = checked_names(mapper, key)
-        addresses.append((names, tuple([key[name] for name in names])))
-    distinct = list(dict.fromkeys(addresses))
-    found: dict[Any, Any] = {}
-    for begin in range(0, len(distinct), AT_ONCE):
-        part = distinct[begin : begin + AT_ONCE]
-        wanted: dict[Names, list[tuple[Any, ...]]] = {}
-        for names, values in part:
-            wanted.setdefault(names, []).append(values)
-        rows = query(session, mapper, wanted)
-        strangers = _assign(mapper, rows, wanted, found)
-        if strangers:
-            for address in part:
-                if address not in found:
-                    key = dict(zip(*address, strict=True))
-                    found[address] = find_one(session, mapper, key)
-    return [found.get(address) for address in addresses]
+        given = tuple(key) if type(key) is dict or isinstance(key, Mapping) else ()
+        names = known.get(given)
+        if names is None:
+            names = known[given] = checked_names(mapper, key)
+            groups.setdefault(names, {})
+        values = (key[names[0]],) if len(names) == 1 else tuple([key[name] for name in names])
+        group = groups[names]
+        group[values] = None
+        places.append((group, values))
+    for part in _parts(groups):
+        rows = query(session, mapper, part)
+        if _assign(mapper, rows, groups):
+            for names, asked in part.items():
+                for values in asked:
+                    if groups[names][values] is None:
+                        key = dict(zip(names, values, strict=True))
+                        groups[names][values] = find_one(session, mapper, key)
+    return [group[values] for group, values in places]
 
 
-def _assign(
-    mapper: Mapper[Any],
-    rows: Iterable[Any],
-    wanted: Mapping[Names, Sequence[tuple[Any, ...]]],
-    found: dict[Any, Any],
-) -> bool:
-    """Note which key each row answers; return whether one answers none."""
-    sets = {names: set(values) for names, values in wanted.items()}
+def _parts(groups: Mapping[Names, Rows]) -> Iterator[dict[Names, list[tuple[Any, ...]]]]:
+    """Yield what each query is to ask for."""
+    if groups and sum(map(len, groups.values())) <= AT_ONCE:
+        yield {names: list(group) for names, group in groups.items()}
+        return
+    for names, group in groups.items():
+        values = list(group)
+        for begin in range(0, len(values), AT_ONCE):
+            yield {names: values[begin : begin + AT_ONCE]}
+
+
+def _assign(mapper: Mapper[Any], rows: Iterable[Any], groups: Mapping[Names, Rows]) -> bool:
+    """Note which keys each row answers; return whether one answers none."""
+    readers = [
+        (names, group, attrgetter(*names), len(names) == 1) for names, group in groups.items()
+    ]
     strangers = False
     for row in rows:
         is_stranger = True
-        for names, values in sets.items():
-            has = tuple([getattr(row, name) for name in names])
-            if has in values:
+        for names, group, read, is_one in readers:
+            has = (read(row),) if is_one else read(row)
+            if has in group:
                 is_stranger = False
-                if found.setdefault((names, has), row) is not row:
+                if group[has] is not None and group[has] is not row:
                     raise NonUniqueKeyError(mapper.class_, dict(zip(names, has, strict=True)))
-        strangers |= is_stranger
+                group[has] = row
+        if is_stranger:
+            strangers = True
     return strangers
