@@ -20,6 +20,7 @@ __all__ = [
     "Pet",
     "Statements",
     "Tag",
+    "Tool",
     "User",
     "Worker",
     "Word",
@@ -55,7 +56,7 @@ class User(Base):
 
 class Pet(Base):
     __tablename__ = "pets"
-    __stockpyle_keys__ = ("id",)
+    __stockpyle_keys__ = ("name", "id")
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -95,6 +96,15 @@ class Tag(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str]
+
+    tools: Mapped[list[Tool]] = relationship(lazy="joined")
+
+
+class Tool(Base):
+    __tablename__ = "tools"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tag_id: Mapped[int | None] = mapped_column(ForeignKey("tags.id"))
 
 
 class Worker(Base):

@@ -273,6 +273,15 @@ def deleted_while_expired(world: World) -> None:
         session.commit()
 
 
+@case({"b": 2}, {"b": 2})
+def deleted_and_then_expired(world: World) -> None:
+    with world.sessions() as session:
+        word = world.word(session, "a")
+        session.delete(word)
+        session.expire(word)
+        session.commit()
+
+
 @case({"a": 3, "b": 2}, {"a": 3, "b": 2})
 def what_the_database_computed(world: World) -> None:
     with world.sessions() as session:
@@ -345,6 +354,14 @@ def orm_delete_of_all_that_was_just_added(world: World) -> None:
     with world.sessions() as session:
         session.add(Word(text="c", value=3))
         session.execute(delete(Word))
+        session.commit()
+
+
+@case(AT_FIRST, AT_FIRST)
+def orm_delete_of_what_was_just_added(world: World) -> None:
+    with world.sessions() as session:
+        session.add(Word(text="c", value=3))
+        session.execute(delete(Word).where(Word.text == "c"))
         session.commit()
 
 

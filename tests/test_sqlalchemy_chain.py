@@ -80,9 +80,12 @@ def test_a_miss_is_filled_with_a_whole_object(
 
 def test_what_is_cached_is_what_the_database_holds(chain: ChainedStore, cache: BaseStore) -> None:
     chain.put(User(name="a", balance=1.006))
-    cached = cache.get(User, {"id": 1})
-    assert cached is not None
-    assert cached.balance == 1.01
+    for given, held in ((None, 1.01), (2.006, 2.01)):
+        if given is not None:
+            chain.put(User(id=1, name="a", balance=given))
+        cached = cache.get(User, {"id": 1})
+        assert cached is not None
+        assert cached.balance == held
 
 
 def test_a_put_of_what_is_there_already_empties_the_cache(

@@ -265,6 +265,23 @@ def test_a_statement_whose_rows_changed_meanwhile(
     assert world.cached() == {}
 
 
+def test_an_outer_transaction_that_takes_longer_than_the_markers(
+    on_postgres: Engine, cache: MemcacheStore
+) -> None:
+    """Others cache what is there still; when it is committed, that goes."""
+    world = World(on_postgres, cache)
+    with on_postgres.connect() as connection, connection.begin():
+        with world.sessions(bind=connection) as session:
+            world.word(session, "a").value = 10
+            session.commit()
+        # As if the markers had expired.
+        cache._forget_all()
+        assert world.chain.get(Word, {"text": "a"}) is not None
+        assert world.cached() == {"a": 1}
+    assert world.cached() == {}
+    assert world.lasting() == {"a": 10, "b": 2}
+
+
 # -- stores ---------------------------------------------------------------------------------------
 
 

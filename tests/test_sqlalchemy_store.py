@@ -20,7 +20,7 @@ from durabledict.stores import NotIndexedError, SqlAlchemyStore
 from durabledict.testing.things import Keyless, Thing
 
 from .postgresserver import PostgresServer
-from .sqlmodels import Manager, Pet, Statements, Tag, User, Word, Worker, database
+from .sqlmodels import Manager, Pet, Statements, Tag, Tool, User, Word, Worker, database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -176,6 +176,20 @@ def test_objects_are_detached_and_whole(store: SqlAlchemyStore) -> None:
     assert pet.owner.name == "a"
 
 
+def test_collections_that_are_joined_are_loaded(store: SqlAlchemyStore) -> None:
+    tag = Tag(text="t", tools=[Tool(), Tool()])
+    store.batch_put([tag, Tag(text="u")])
+    store.put(Tag(id=1, text="v"))
+    found = store.batch_get(Tag, [{"text": "v"}, {"id": 2}])
+    for each in (store.get(Tag, {"text": "v"}), store.get(Tag, {"id": 1}), found[0]):
+        assert each is not None
+        assert [tool.id for tool in each.tools] == [1, 2]
+    assert found[1] is not None
+    assert found[1].tools == []
+    store.delete(tag)
+    assert store.get(Tag, {"text": "v"}) is None
+
+
 def test_columns_of_subclasses_are_loaded(store: SqlAlchemyStore) -> None:
     store.batch_put([Manager(budget=5), Worker()])
     for found in (store.get(Worker, {"id": 1}), *store.batch_get(Worker, [{"id": 1}])):
@@ -306,6 +320,7 @@ def test_a_put_of_many_is_one_question_for_each_class(
     )
     sent = [statement.split()[0] for statement in statements.taken()]
     assert sent.count("SELECT") == 2 + 1  # and what the server made of the user
+    assert sent.count("UPDATE") == 1
     words = store.batch_get(Word, [{"id": 0}, {"id": 19}, {"id": 20}])
     assert [word and word.text for word in words] == ["x", "x", "20"]
 
@@ -316,10 +331,11 @@ def test_a_put_of_many_is_one_question_for_each_class(
 def test_a_put_that_the_database_refuses_changes_nothing(store: SqlAlchemyStore) -> None:
     store.put(User(name="taken"))
     objs: list[Any] = [User(name="new"), User(name="taken"), Word(id=7, text="w")]
+    objs += [klass(text="x") for klass in (Word, Tag)]
     for _ in range(2):
         with pytest.raises(IntegrityError, match=r"(?i)unique.*name|name.*unique"):
             store.batch_put(objs)
-        assert [vars(obj).get("id") for obj in objs] == [None, None, 7]
+        assert [vars(obj).get("id") for obj in objs] == [None, None, 7, None, None]
         assert all(inspect(obj).transient for obj in objs)
         assert store.batch_get(User, [{"name": "new"}, {"id": 2}]) == [None, None]
     objs[1].name = "free"

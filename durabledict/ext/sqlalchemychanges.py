@@ -42,8 +42,6 @@ def reader(session: Session, mapper: Mapper[Any]) -> Iterator[Session]:
     try:
         yield reading
     finally:
-        # First, so that its end has nothing to roll back.
-        reading.expunge_all()
         reading.close()
 
 
