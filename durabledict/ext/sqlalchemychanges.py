@@ -160,8 +160,6 @@ def _first_key(obj: Any) -> tuple[Any, ...]:
 def look_before_flush(session: Session) -> Before:
     """Return what nobody can tell after a flush, and load what it takes to tell it then."""
     before = Before()
-    for obj in session.deleted:
-        _load_key(obj)
     unknown: dict[Mapper[Any], list[Any]] = {}
     for obj in session.dirty:
         mapper = mapper_of(type(obj))
@@ -169,10 +167,6 @@ def look_before_flush(session: Session) -> Before:
             continue
         if has_changed_columns(obj):
             before.modified[id(obj)] = obj
-        for relationship in mapper.relationships:
-            if relationship.cascade.delete_orphan:
-                for orphan in get_history(obj, relationship.key, PASSIVE).deleted or ():
-                    _load_key(orphan)
         names = first_names(type(obj))
         histories = {name: get_history(obj, name, PASSIVE) for name in names}
         changed = {name: list(each.deleted) for name, each in histories.items() if each.added}
@@ -188,12 +182,6 @@ def look_before_flush(session: Session) -> Before:
             for identity, row in rows_of(reading, mapper, identities).items():
                 before.old[id(identities[identity])] = row
     return before
-
-
-def _load_key(obj: Any) -> None:
-    if state_of(obj) is not None and state_of(obj).key is not None:
-        for name in first_names(type(obj)):
-            getattr(obj, name)
 
 
 class Progress:
