@@ -15,6 +15,7 @@ from tests.memcachedserver import MemcachedServer
 
 from .measure import Statement, compare
 from .printing import print_amounts, print_rows
+from .sqlobjects import sql_rows
 from .tables import Amount, Row
 
 __all__ = ["Item", "facade_tables"]
@@ -42,7 +43,9 @@ def facade_tables() -> list[str]:
     )
     missed = print_rows(_rows())
     print("\nPickles and unpickles of one put and two gets.\n")
-    return missed + print_amounts(_pickles())
+    missed += print_amounts(_pickles())
+    print(f"\nObjects of SQLAlchemy {version('SQLAlchemy')}. Ratios, in turns.\n")
+    return missed + print_rows(sql_rows())
 
 
 def _rows() -> Iterator[Row]:

@@ -70,7 +70,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     A test that stops it, or wants settings, starts one of its own.
 
     """
-    with PostgresServer() as server:
+    # For two-phase commits, which are off by default.
+    with PostgresServer(max_prepared_transactions="10") as server:
         yield server
 
 

@@ -168,6 +168,15 @@ def test_threads_use_it_at_once(options: dict[str, Any]) -> None:
     assert errors == []
 
 
+def test_what_was_read_before_everything_was_forgotten_is_not_stored() -> None:
+    store = ProcessMemoryStore()
+    place = store._place(locate(Thing, {"id": 1}))
+    proofs = store._claim([place], 10.0)
+    store._forget_all()
+    store._settle([Settlement(place, Thing(1), proofs[place])], writes=False)
+    assert store.get(Thing, {"id": 1}) is None
+
+
 WITHOUT = """
 import sys
 sys.modules[{driver!r}] = None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .memcache import MemcacheStore as MemcacheStore
     from .redis import RedisStore as RedisStore
     from .shove import ShoveStore
+    from .sqlalchemy import SqlAlchemyStore as SqlAlchemyStore
 
 __all__ = [
     "BaseDictionaryStore",
@@ -46,6 +47,7 @@ _STORES = {
     "MemcacheStore": "memcache",
     "RedisStore": "redis",
     "ShoveStore": "shove",
+    "SqlAlchemyStore": "sqlalchemy",
 }
 
 

@@ -8,7 +8,7 @@ removed under a name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -82,6 +82,29 @@ class BaseStore(ABC):
 
     def release(self) -> None:  # noqa: B027  # not every Store opens something
         """Let go of what the Store itself opened: connections, sessions. It may be used again."""
+
+    def _write_through(
+        self, objs: list[Any], deleted: bool, begin: Callable[..., None], told: Iterable[BaseStore]
+    ) -> None:
+        """Write for a chain, whose last Store this is.
+
+        A Store that learns only in a transaction what it will hold calls `begin` there.
+
+        :param begin: is called once, before others can see the write: with the objects as they will
+            be stored, and those that will be gone
+        :param told: the Stores that `begin` tells of it
+
+        """
+        if deleted:
+            begin((), objs)
+            self.batch_delete(objs)
+        else:
+            begin(objs, ())
+            self.batch_put(objs)
+
+    def _is_whole(self, obj: Any) -> bool:
+        """Whether what a cache holds still is an object as this Store returns them."""
+        return True
 
     def _before_stockpyle_deserialize(self, obj: Any) -> Any:  # noqa: B027  # nor binds objects
         """Return what a caller of a chain gets for an object that was found; None: that object.

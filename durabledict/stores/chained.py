@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ..options import seconds
@@ -11,9 +11,10 @@ from .base import BaseStore, Key
 from .cachelayers import layer_of
 from .guarded import GuardedStore
 from .keys import Address, addresses_of, matches
-from .layers import Layer, Look, Write, has_none
+from .layers import Layer, Look, has_none
 from .memory import ProcessMemoryStore
 from .threadlocal import ThreadLocalStore
+from .writethrough import WriteThrough
 
 __all__ = ["ChainedStore"]
 
@@ -80,6 +81,11 @@ class ChainedStore(BaseStore):
             if type(store)._before_stockpyle_deserialize
             is not BaseStore._before_stockpyle_deserialize
         ]
+        self._whole: Callable[[Any], bool] | None = None
+        if type(self._last)._is_whole is not BaseStore._is_whole:
+            self._whole = self._last._is_whole
+            for layer in self._layers:
+                layer.is_whole = self._whole
         first = self._stores[0]
         # Memory is never down, so that a hit there needs no more than its own `get`.
         is_memory = type(first) is ProcessMemoryStore and first.stamp is None
@@ -134,6 +140,8 @@ class ChainedStore(BaseStore):
                 found = self._first_get(klass, key)
             except (KeyError, TypeError):
                 pass  # the layers below may know better
+            if found is not None and self._whole is not None and not self._whole(found):
+                found = None
         elif self._layers:
             look = self._layers[0].look(klass, [key])
             found = look.objects[0]
@@ -298,30 +306,20 @@ class ChainedStore(BaseStore):
     def _write(self, objs: list[Any], deleted: bool, *, cached_only: bool = False) -> None:
         if not objs:
             return
-        writes: list[tuple[Layer, Write]] = []
+        writing = WriteThrough(self._layers)
+        told = [layer.store for layer in self._layers]
         try:
-            for layer in self._layers:
-                writes.append((layer, layer.begin(objs)))
             if cached_only:
-                pass
-            elif deleted:
-                self._last.batch_delete(objs)
+                writing.begin((), objs)
             else:
-                self._last.batch_put(objs)
+                self._last._write_through(objs, deleted, writing.begin, told)
         except BaseException:
-            for layer, write in writes:
-                layer.abandon(write)
+            writing.abandon()
             raise
-        try:
-            while writes:
-                layer, write = writes[-1]
-                layer.end(write, deleted)
-                writes.pop()
-        except BaseException:
-            # A KeyboardInterrupt, or a timeout of gevent's: what no layer raises by itself.
-            for layer, write in writes:
-                layer.lose(write)
-            raise
+        writing.end()
+
+    def _is_whole(self, obj: Any) -> bool:
+        return self._last._is_whole(obj)
 
     def release(self) -> None:
         """Release all Stores of the chain."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .. import reading
@@ -74,6 +74,8 @@ class Layer(ABC):
     def __init__(self, store: BaseStore, life: float) -> None:
         self.store: Any = store
         self.life = life
+        #: Whether what it holds may be handed out; None: all may.
+        self.is_whole: Callable[[Any], bool] | None = None
         # Re-entrant: a signal handler, or a finalizer, may use the chain in the middle.
         self._lock = threading.RLock()
         # place -> object: changes that the layer missed, and is to be told.
@@ -142,6 +144,13 @@ class Layer(ABC):
                     del self._missed[place]
             if overflowed:
                 self._overflowed = False
+
+    def forget_all(self) -> None:
+        """See to it that nobody of this process reads what it holds now."""
+        with self._lock:
+            self._overflowed = True
+        if not self.is_away:
+            self._deliver()
 
     def _miss(self, write: Write) -> None:
         with self._lock:
@@ -224,6 +233,8 @@ class Layer(ABC):
             return nothing
         try:
             look = self._look(klass, keys)
+            if self.is_whole is not None:
+                self._drop_parts(look, self.is_whole)
         except (KeyError, TypeError) as error:
             # A key or a class that it cannot have is a miss.
             logger.debug("the cache layer %r cannot be asked for %s: %s", self.store, klass, error)
@@ -233,6 +244,15 @@ class Layer(ABC):
             return nothing
         self._answered()
         return look
+
+    def _drop_parts(self, look: Look, is_whole: Callable[[Any], bool]) -> None:
+        """Take for missing, and forget, what is not whole any more."""
+        parts = [obj for obj in look.objects if obj is not None and not is_whole(obj)]
+        if parts:
+            dropped = {id(obj) for obj in parts}
+            look.objects = [None if id(obj) in dropped else obj for obj in look.objects]
+            logger.info("the cache layer %r had %d objects of another form", self.store, len(parts))
+            self._forget(self._placed(parts))
 
     def fill(self, look: Look, objs: Sequence[Any]) -> None:
         """Store what the layers below had, and take back the markers of what they had not."""
@@ -258,7 +278,8 @@ class Layer(ABC):
         for obj in objs:
             try:
                 found[self._place(obj)] = obj
-            except (KeyError, TypeError, AttributeError) as error:
+            except Exception as error:
+                # No key, no such attribute, no value of a key; or a column that was not loaded.
                 logger.debug("the cache layer %r cannot have %r: %s", self.store, type(obj), error)
         return found
 

@@ -318,6 +318,8 @@ class ProcessMemoryStore(GuardedStore):
         with self._locked():
             for entry in list(self._records):
                 self._remove(entry)
+            # So nobody stores what was read before.
+            self._markers.clear()
         if self._stamps is not None:
             self._stamps.touch_all()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .things import Thing
+from .things import Thing, fields_of
 
 if TYPE_CHECKING:
     from .stores import StoreSuite
@@ -30,7 +30,7 @@ class Model:
         self._leave(thing.id)
         if self.owners.get(thing.name) is not None:
             self.contested.add(thing.name)
-        self.things[thing.id] = Thing(*vars(thing).values())
+        self.things[thing.id] = Thing(**fields_of(thing))
         self.owners[thing.name] = thing.id
 
     def delete(self, number: int) -> None:
@@ -78,10 +78,16 @@ def _machine(suite: StoreSuite) -> Any:
     from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
     numbers = strategies.integers(0, 4)
-    names = strategies.sampled_from("abc")
-    things = strategies.builds(
-        Thing, numbers, strategies.just(1), names, strategies.integers(0, 99)
-    )
+    letters, values = strategies.sampled_from("abc"), strategies.integers(0, 99)
+    if suite.shares_keys:
+        names = letters
+        things = strategies.builds(Thing, numbers, strategies.just(1), names, values)
+    else:
+        names = strategies.builds("{}{}".format, numbers, letters)
+        things = strategies.builds(
+            lambda number, letter, value: Thing(number, 1, f"{number}{letter}", value),
+            *(numbers, letters, values),
+        )
 
     class Machine(RuleBasedStateMachine):
         """`which` picks the Store that acts; the other one must agree afterwards."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Automobile", "Car", "Empty", "Keyless", "Person", "Thing", "Unpicklable"]
+__all__ = ["Automobile", "Car", "Empty", "Keyless", "Person", "Thing", "Unpicklable", "fields_of"]
+
+
+def fields_of(obj: object) -> dict[str, Any]:
+    """Return what an object holds, without what a mapper of SQL adds to it."""
+    return {name: value for name, value in vars(obj).items() if not name.startswith("_")}
 
 
 class Thing:
@@ -20,7 +25,7 @@ class Thing:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
+        return type(other) is type(self) and fields_of(other) == fields_of(self)
 
     __hash__ = None  # type: ignore[assignment]  # as of most objects that are compared
 
@@ -48,7 +53,7 @@ class Automobile:
         self.license_plate = license_plate
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
+        return type(other) is type(self) and fields_of(other) == fields_of(self)
 
     __hash__ = None  # type: ignore[assignment]  # see above
 
