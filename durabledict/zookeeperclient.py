@@ -30,10 +30,6 @@ __all__ = ["Client", "NotConnectedError"]
 
 logger = logging.getLogger("durabledict.zookeeper")
 
-#: Requests whose answers have to come within the limit together: a first load of many is not to
-#: fail because it takes long.
-BATCH = 500
-
 #: The seconds after which it is looked whether the client was stopped, whose threads call nobody
 #: back then.
 LOOK_AGAIN = 0.05
@@ -255,20 +251,22 @@ class Client:
     def wait(self, results: Sequence[Any]) -> None:
         """Wait until all these requests, sent in this order, have their answers.
 
-        :raises OperationTimeoutError: one has none in time; what it asks for may still be done
+        :raises OperationTimeoutError: none has come in time; what is asked for may still be done
 
         """
-        # They are answered in order, so that waiting for a late one wakes this thread once. All
-        # the same each is looked at: kazoo hands some answers on through another thread.
-        late = [results[place] for place in range(BATCH - 1, len(results), BATCH)]
-        for result in (*late, results[-1], *results):
-            if not result.ready():
-                result.wait(self.timeout)
-                if not result.ready():
+        # They are answered in order, so that waiting for the last wakes this thread once. All the
+        # same each is looked at: kazoo hands some answers on through another thread.
+        for result in (results[-1], *results):
+            answered = -1
+            while not result.ready():
+                # A first load of many is not to fail because it takes long.
+                before, answered = answered, sum(each.ready() for each in results)
+                if answered == before:
                     raise OperationTimeoutError(
                         f"no answer from ZooKeeper ({_hosts(self._kazoo)}) "
                         f"within {self.timeout:g} s"
                     )
+                result.wait(self.timeout)
 
     def drop(self, path: str, watch: Watch) -> None:
         """Take a watch out of the client, which would keep it until its event.

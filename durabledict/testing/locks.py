@@ -187,7 +187,7 @@ class LockTests(SuiteBase):
         threads = [threading.Thread(target=read) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for number in range(60):
+        for number in range(20):
             b.replace_all({"stays": number, "other": number, number: [number]})
             d.sync(force=number % 2 == 0)
             d.replace_all({"stays": -1, "other": -1, "more": [number]})

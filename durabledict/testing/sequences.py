@@ -14,7 +14,7 @@ class SequenceTests(SuiteBase):
     """Hypothesis drives two clients of one store and a plain dict; all three stay equal."""
 
     #: How many sequences of how many steps are tried in each autosync mode.
-    sequences: tuple[int, int] = (30, 40)
+    sequences: tuple[int, int] = (15, 40)
 
     def run_sequences(self, autosync: bool | float) -> None:
         """Try random sequences; every step is checked against the plain dict."""
