@@ -53,7 +53,15 @@ def test_one_of_two_processes_is_killed(pair: Sequence[Operation]) -> None:
     assert explore(in_memory(warm=True), pair, kills=True) > 1
 
 
-@pytest.mark.parametrize("pair", [(PUT, GET), (DELETE, GET), (PUT, OTHER_PUT)], ids=str)
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (PUT, GET),
+        pytest.param((DELETE, GET), marks=pytest.mark.long),
+        pytest.param((PUT, OTHER_PUT), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 def test_markers_are_evicted(pair: Sequence[Operation]) -> None:
     assert explore(in_memory(), [*pair, EVICT]) > 10
 

@@ -30,6 +30,10 @@ SERVERS = [MemcachedServer, PostgresServer]
 Start = Callable[[], Server]
 
 
+# Of the tools of the tests, which fail by themselves where they do not work.
+pytestmark = pytest.mark.long
+
+
 def is_alive(pid: int) -> bool:
     # What has ended may have to wait until the first process of the system collects it.
     return any(one == pid and state not in "ZX" for one, state, _ in postgresserver._processes())

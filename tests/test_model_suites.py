@@ -53,6 +53,7 @@ class TestSettingsOnSqliteAndMemcached(Settings):
     using = "sqlite"
 
 
+@pytest.mark.long
 class TestSettingsOnPostgresAndRedis(Settings):
     cache = "redis"
 

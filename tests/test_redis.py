@@ -65,3 +65,8 @@ def test_a_field_that_is_no_utf_8_is_replaced_and_removed_by_its_key(
 @given(st.text(st.characters(exclude_categories=()), max_size=4))
 def test_a_field_is_read_as_the_key_that_it_was_made_of(key: str) -> None:
     assert _keys([_field(key), b"x"]) == [key, "x"]
+
+
+# CPython's longest tests, in the modes in which other backends take them, too.
+for _name in ("test_mapping_popitem_bounded", "test_mapping_popitem_manual"):
+    pytest.mark.long(getattr(TestRedisDict, _name))

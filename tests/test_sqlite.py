@@ -993,3 +993,8 @@ class TestConnections:
             assert not errors
             assert len(refused) == 2
             assert all("closed" in text for text in refused)
+
+
+# CPython's longest tests, in the modes in which other backends take them, too.
+for _name in ("test_mapping_popitem_bounded", "test_mapping_popitem_manual"):
+    pytest.mark.long(getattr(TestSqliteDict, _name))

@@ -30,6 +30,10 @@ from .zookeeperservers import Ensemble, ZookeeperServer, started
 ROOT = Path(__file__).parent.parent
 
 
+# Of the tools of the tests, which fail by themselves where they do not work.
+pytestmark = pytest.mark.long
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
