@@ -40,6 +40,17 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
 
     expires_natively = True
 
+    # One is a batch of one: the requests of a batch are a subclass's to write.
+
+    def _read(self, name: str) -> bytes | None:
+        return self._read_many([name]).get(name)
+
+    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
+        self._write_many([(name, cell, lifetime)])
+
+    def _remove(self, name: str) -> None:
+        self._remove_many([name])
+
     @abstractmethod
     def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
         """Put writers' markers; return the proofs, but none where another writer's was."""

@@ -122,15 +122,6 @@ class MemcacheStore(GuardedDictionaryStore):
 
     # -- bytes under names ------------------------------------------------------------------------
 
-    def _read(self, name: str) -> bytes | None:
-        return self._read_many([name]).get(name)
-
-    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
-        self._write_many([(name, cell, lifetime)])
-
-    def _remove(self, name: str) -> None:
-        self._remove_many([name])
-
     def _read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         wanted = {self._key(name): name for name in names}
         # Markers among them are no records, nor pointers: to who reads, they are nothing.

@@ -148,15 +148,6 @@ class RedisStore(GuardedDictionaryStore):
 
     # -- bytes under names ------------------------------------------------------------------------
 
-    def _read(self, name: str) -> bytes | None:
-        return self._read_many([name]).get(name)
-
-    def _write(self, name: str, cell: bytes, lifetime: float | None) -> None:
-        self._write_many([(name, cell, lifetime)])
-
-    def _remove(self, name: str) -> None:
-        self._remove_many([name])
-
     def _read_many(self, names: Iterable[str]) -> dict[str, bytes]:
         wanted = list(names)
         replies = self._pipe.ask([call(self.prefix + name, b"GET") for name in wanted])
