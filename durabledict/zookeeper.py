@@ -174,7 +174,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         # Whether the comparison that is being made has asked the leader.
         self._has_asked = False
         self._tree = Tree(self._marked)
-        self._client = Client(connection, limit, self._tree.lose)
+        tree = self._tree
+        self._client = Client(connection, limit, tree.lose, lambda: tree.events)
         asked = self._tree, self._client, self._place
         self._fetcher = Fetcher(*asked, largest)
         self._sizes = Sizes(self._client, self._place, largest)

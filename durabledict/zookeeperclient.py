@@ -92,13 +92,19 @@ class Client:
     :param timeout: the seconds that an answer may take, and that a lost connection is waited for
     :param on_loss: called, on a thread of the client's, when it has lost its connection, with
         whether the session is lost as well
+    :param events: how many events of the dict's watches have come
 
     """
 
     def __init__(
-        self, connection: KazooClient, timeout: float, on_loss: Callable[[bool], object]
+        self,
+        connection: KazooClient,
+        timeout: float,
+        on_loss: Callable[[bool], object],
+        events: Callable[[], int],
     ) -> None:
         self.timeout = timeout
+        self._events = events
         self._connection = connection
         self._on_loss = weakref.WeakMethod(on_loss)
         self._kazoo = connection
@@ -251,17 +257,18 @@ class Client:
     def wait(self, results: Sequence[Any]) -> None:
         """Wait until all these requests, sent in this order, have their answers.
 
-        :raises OperationTimeoutError: none has come in time; what is asked for may still be done
+        :raises OperationTimeoutError: nothing came in time; what is asked for may still be done
 
         """
         # They are answered in order, so that waiting for the last wakes this thread once. All the
         # same each is looked at: kazoo hands some answers on through another thread.
         for result in (results[-1], *results):
-            answered = -1
+            came = -1
             while not result.ready():
-                # A first load of many is not to fail because it takes long.
-                before, answered = answered, sum(each.ready() for each in results)
-                if answered == before:
+                # A first load of many is not to fail because it takes long; nor is a transaction
+                # that removes many, whose events come before its answer.
+                before, came = came, self._events() + sum(each.ready() for each in results)
+                if came == before:
                     raise OperationTimeoutError(
                         f"no answer from ZooKeeper ({_hosts(self._kazoo)}) "
                         f"within {self.timeout:g} s"
@@ -339,11 +346,15 @@ class Client:
         :raises OperationTimeoutError: a watch of the program's own is running
 
         """
-        ends = reading.monotonic() + self.timeout
+        came, ends = self._events(), reading.monotonic() + self.timeout
         while not passed.wait(min(self.timeout, LOOK_AGAIN)):
             if not self._kazoo.handler.running:
                 raise ConnectionLoss(f"the client of ZooKeeper ({_hosts(self._kazoo)}) was stopped")
-            if reading.monotonic() > ends:
+            if reading.monotonic() < ends:
+                continue
+            before, came = came, self._events()
+            ends = reading.monotonic() + self.timeout
+            if came == before:
                 raise OperationTimeoutError(
                     f"a watch of this client's has kept it busy for {self.timeout:g} s"
                 )

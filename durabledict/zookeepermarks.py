@@ -32,6 +32,8 @@ class Marks:
         #: under it.
         self.lock = threading.Condition()
         self.number = 1
+        #: How many events have come: that an answer takes long is no outage while they do.
+        self.events = 0
         self.held: dict[str, Held] = {}
         self._on_mark = weakref.WeakMethod(on_mark)
         self._reference = weakref.ref(self)
@@ -88,6 +90,7 @@ class Marks:
     def hear(self, watch: Watch, lost: bool) -> None:
         """Mark what an event tells of. Nothing is applied here (rule 4.1)."""
         with self.lock:
+            self.events += 1
             watch.fired = True
             if watch.name is None:
                 current = self._child_watch is watch

@@ -38,7 +38,7 @@ from kazoo.security import (
     make_digest_acl,
 )
 
-from durabledict import MISSING, DecodingError, ZookeeperDict, reading
+from durabledict import MISSING, DecodingError, NoOpEncoding, ZookeeperDict, reading
 from durabledict.zookeeperclient import NotConnectedError, OwnThreadError
 
 from .servers import HOST, PATIENCE, free_port, wait_until
@@ -577,6 +577,75 @@ def test_an_answer_that_does_not_come_in_time(
         held.release()
         with Dict(zookeeper_path, client) as d:
             d["a"] = 1
+
+
+def test_an_answer_is_waited_for_as_long_as_events_come(
+    admin: KazooClient,
+    new_client: NewClient,
+    proxy: ZookeeperProxy,
+    zookeeper_path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A transaction that removes ten thousand keys has as many events before its answer."""
+    held = proxy.hold_request(b"<create")
+    names = [*"abcde"]
+    with started(new_client(hosts=f"{HOST}:{proxy.port}")) as client:
+        for name in names:
+            admin.create(f"{zookeeper_path}/{name}", b"1", makepath=True)
+        with Dict(zookeeper_path, client, encoding=NoOpEncoding) as d:
+            events = d._client._events
+
+            def one_more() -> int:
+                before = events()
+                if not names:
+                    d._client.timeout = PATIENCE
+                    held.release()
+                    return before + 1
+                admin.set(f"{zookeeper_path}/{names.pop()}", b"2")
+                wait_until(lambda: events() > before, "the event")
+                return events()
+
+            monkeypatch.setattr(d._client, "_events", one_more)
+            d._client.timeout = 0.01
+            made = client.create_async(f"{zookeeper_path}/new", b"1")
+            d._client.wait([made])
+            assert not names
+            assert made.get() == f"{zookeeper_path}/new"
+
+
+def test_events_are_waited_for_as_long_as_they_come(
+    admin: KazooClient, new_client: NewClient, zookeeper_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a read would fail that follows the removal of ten thousand keys."""
+    running, going_on = threading.Event(), threading.Event()
+
+    def watch(event: WatchedEvent) -> None:
+        running.set()
+        assert going_on.wait(PATIENCE)
+
+    with (
+        started(new_client()) as client,
+        Dict(zookeeper_path, client, autosync="strict", encoding=NoOpEncoding) as d,
+    ):
+        d["a"] = b"1"
+        client.get(f"{zookeeper_path}/a", watch=watch)
+        admin.set(f"{zookeeper_path}/a", b"2")
+        assert running.wait(PATIENCE)
+        d._client.timeout = 0.01
+        with pytest.raises(OperationTimeoutError, match="has kept it busy for 0.01 s"):
+            d._client.barrier()
+        came = iter(range(5))
+
+        def one_more() -> int:
+            number = next(came, 5)
+            if number == 5:
+                d._client.timeout = PATIENCE
+                going_on.set()
+            return number
+
+        monkeypatch.setattr(d._client, "_events", one_more)
+        d._client.barrier()
+        assert d["a"] == b"2"
 
 
 @pytest.mark.parametrize("autosync", [True, False, "strict", PATIENCE])
