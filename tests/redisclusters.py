@@ -99,7 +99,7 @@ class SentinelServers:
         """Wait until `server` is the primary, and every sentinel that runs says so."""
         wait_until(
             lambda: (
-                server.info("replication")["role"] == "master"
+                server.replication().get("role") == "master"
                 and all(
                     f"address={HOST}:{server.port}," in sentinel.info("sentinel")["master0"]
                     for sentinel in self.sentinels
