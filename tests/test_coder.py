@@ -438,7 +438,8 @@ def test_a_wrong_signature_is_never_handed_to_the_old_encoding(place: Any, seale
 NO_ENCODINGS: list[Any] = [7, "json", b"x", object(), object, json, lambda value: value]
 
 
-@pytest.mark.parametrize("given", NO_ENCODINGS, ids=repr)
+# Names that are the same in each process: no addresses.
+@pytest.mark.parametrize("given", NO_ENCODINGS, ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize("option", ["encoding", "old_encoding"])
 def test_what_is_no_encoding_is_a_type_error(place: Any, option: str, given: Any) -> None:
     with pytest.raises(TypeError, match=rf"^{option}=.* has no encode\(\) and decode\(\)"):
