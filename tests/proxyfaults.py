@@ -192,7 +192,10 @@ class Link:
             fault.reply(self, data)
 
     def forward_request(self, data: bytes, fault: Fault | None) -> None:
-        self._faults.append(fault)  # Before the reply can come.
+        # Before the reply can come. Of a protocol that is not known nobody can tell which reply is
+        # whose, so it is the next one.
+        if self.proxy.knows_replies or fault is not None:
+            self._faults.append(fault)
         self.server.sendall(data)
 
     def to_client(self, data: bytes) -> None:

@@ -54,6 +54,7 @@ class TcpProxy:
     ) -> None:
         self.server_port = server_port
         self.split = split
+        self.knows_replies = split is not each_chunk
         self.port = 0
         self.connections = 0  # Those that came, also if they are gone.
         self.requests = 0
