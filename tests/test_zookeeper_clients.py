@@ -632,7 +632,7 @@ def test_events_are_waited_for_as_long_as_they_come(
         admin.set(f"{zookeeper_path}/a", b"2")
         assert running.wait(PATIENCE)
         d._client.timeout = 0.01
-        with pytest.raises(OperationTimeoutError, match="has kept it busy for 0.01 s"):
+        with pytest.raises(OperationTimeoutError, match="has kept it busy"):
             d._client.barrier()
         came = iter(range(5))
 
