@@ -139,3 +139,4 @@ class Ticket(NamedTuple):
     epoch: int
     lists: bool  # whether others have changed the list of children before it
     dropped: object  # to be kept until no lock is held
+    disarmed: Watch | None = None  # for the client to drop, before the write is sent

@@ -306,16 +306,29 @@ class Tree(Marks):
 
     # -- own writes ---------------------------------------------------------------------------
 
-    def begin(self, applied: int | None) -> Ticket:
+    def begin(self, applied: int | None, name: str | None = None) -> Ticket:
         """Note that an own write is about to be sent.
 
         :param applied: the stamp of the local copy, where it is known
+        :param name: of the znode, where it is but one that is written. Its watch counts as fired
+            from now on, as the write will use it up: an event of one's own would be waited for
+            before the write is done, and to be woken for that takes half as long as the write
 
         """
         with self.lock:
             lists = self._children_dirty and not self._is_list_unarmed
             dropped = [] if self.is_syncing else self._drop_news(applied or 0)
-            return Ticket(applied or 0, self._epoch, lists, dropped)
+            watch = self._armed.pop(name, None) if name is not None else None
+            if name is not None and watch is not None:
+                # As at its event: what another does to the znode from now on is not heard of.
+                watch.fired = True
+                self._dirty.add(name)
+                self._unarmed.add(name)
+                self._raise_number()
+            ticket = Ticket(applied or 0, self._epoch, lists, dropped, watch)
+        if watch is not None:
+            self._tell(None)
+        return ticket
 
     def wrote(
         self,

@@ -77,9 +77,12 @@ class Writer:
     def _set(self, entry: Entry, applied: int | None) -> Commit[Any, Any] | None:
         """Store an entry in the znode that is there; return None when there is none."""
         kazoo = self._client.ready()
-        ticket = self._tree.begin(applied)
+        path = self._place.path_of(entry.name)
+        ticket = self._tree.begin(applied, entry.name)
         try:
-            stored = kazoo.set_async(self._place.path_of(entry.name), entry.payload)
+            if ticket.disarmed is not None:
+                self._client.drop(path, ticket.disarmed)
+            stored = kazoo.set_async(path, entry.payload)
             arming = self._commits.arm(kazoo, [entry])
             self._client.wait([stored])
             if stored.exception is not None:

@@ -407,6 +407,22 @@ def test_after_a_sync_it_is_two_sent_together(asked: Asked) -> None:
     assert d.copy() == asked.store.truth()
 
 
+def test_of_its_own_write_a_client_tells_nobody(asked: Asked) -> None:
+    """Rule 4.3: the write would have to wait until that is heard."""
+    asked.fill(2)
+    d, other = asked.open(), asked.open()
+    assert d["1"] == other["1"] == 1
+    events, others = d._tree.events, other._tree.events
+    d["1"] = "own"
+    assert d._tree.events == events
+    wait_until(lambda: other._tree.events > others, "the other dict hears of it")
+    assert d["1"] == other["1"] == "own"
+    # The sync of that read has armed a watch again.
+    other["1"] = "other's"
+    wait_until(lambda: d._tree.events > events, "the event")
+    assert d["1"] == "other's"
+
+
 def test_a_write_does_not_wait_for_the_watch_that_it_arms(asked: Asked) -> None:
     """The next read does, and asks no more."""
     asked.fill(2)

@@ -555,6 +555,35 @@ def test_a_key_stays_marked_if_it_is_not_what_was_written(known: Known, why: str
     assert children is (why == "a removal")
 
 
+def test_a_watch_that_a_write_will_use_up_counts_as_fired_before_it(known: Known) -> None:
+    """Rule 4.3: an event of one's own need not be waited for."""
+    tree = known.tree
+    [asking] = tree.watches_to_read(["a"])
+    assert not asking.is_new
+    number = tree.number
+    ticket = tree.begin(known.stamp, "a")
+    assert ticket.disarmed is asking.watch is known.watches["a"]
+    assert tree.number > number
+    assert known.marks.told[-1] == (None, False)
+    assert known.dirty() == ({"a"}, False)
+    assert tree.begin(known.stamp, "a").disarmed is None
+    # It had been asked for before: what another does to it meanwhile is not heard of.
+    assert tree.look({"a"}, [asking.watch], lists=False)[0] is False
+    known.accept(known.plan(), [known.answer("a", 1)])
+    assert known.dirty() == ({"a"}, False)
+    # Of one that another thread has armed meanwhile, it is heard.
+    known.accept(known.plan(), [known.answer_of_new("a", 1)])
+    assert known.dirty() == (set(), False)
+
+
+def test_while_a_write_is_under_way_that_of_another_key_is_a_commit(known: Known) -> None:
+    known.tree.begin(known.stamp, "a")
+    before, after = known.wrote(known.ticket(), known.answer("b", 3, created=2))
+    assert before == known.stamp
+    assert after is not None
+    assert known.dirty() == ({"a", "b"}, False)
+
+
 def test_a_write_is_asked_for_until_the_next_one(known: Known) -> None:
     """Writes in a row arm nothing."""
     assert not known.tree.is_asked_for
@@ -865,7 +894,14 @@ class Store:
 
     def register(self, names: Iterable[str | None], watches: Iterable[Watch]) -> None:
         for name, watch in zip(names, watches, strict=False):
-            self.watchers.setdefault(name, []).append(watch)
+            kept = self.watchers.setdefault(name, [])
+            if watch not in kept:
+                kept.append(watch)
+
+    def drop(self, name: str, watch: Watch) -> None:
+        kept = self.watchers.get(name, [])
+        if watch in kept:
+            kept.remove(watch)
 
     def hear(self, watch: Watch, zxid: int) -> None:
         number = self.number()
@@ -1069,7 +1105,7 @@ class Copy:
         if plan.children:
             on_answer = self.moment.take if not names else lambda: None
             children = self.store.ask(None, watches=(watch,), on_answer=on_answer)
-            asked += self.get(names, names, [watch], lists=True)
+            asked += self.get(names, names, [watch], lists=True, anew=plan.everything)
             yield [children, *(result for _, _, result, _ in asked)]
             if children.exception is not None:
                 raise children.exception
@@ -1077,9 +1113,9 @@ class Copy:
             listing = Listing(watch, listed, listed_stat.pzxid)
             new = sorted(listed - self.tree.held.keys() - set(names))
             earlier = [watch, *(watch for _, watch, _, _ in asked)]
-            asked += self.get(new, [*names, *new], earlier, lists=True)
+            asked += self.get(new, [*names, *new], earlier, lists=True, anew=False)
         else:
-            asked += self.get(names, names, [], lists=False)
+            asked += self.get(names, names, [], lists=False, anew=plan.everything)
         yield [result for _, _, result, _ in asked]
         answers = [self.decoded(*each, everything=reload) for each in asked]
         yield [self.store.barrier()]
@@ -1093,25 +1129,33 @@ class Copy:
         return Moment(self.tree, threading.Event(), frozenset(names), [*earlier], lists)
 
     def get(
-        self, names: list[str], together: list[str], earlier: list[Watch], lists: bool
+        self,
+        names: list[str],
+        together: list[str],
+        earlier: list[Watch],
+        lists: bool,
+        anew: bool,
     ) -> list[tuple[str, Watch, Result, int]]:
         """Ask for these, one by one or several at one moment."""
         if not names:
             return []
         most = self.store.chance.choice([1, 2, 4])
         parts = [names[begin : begin + most] for begin in range(0, len(names), most)]
-        watches = {name: self.tree.watch(name) for name in names}
+        asking = {each.name: each for each in self.tree.watches_to_read(names, anew=anew)}
+        watches = {name: each.watch for name, each in asking.items()}
         behind = [watches[name] for part in parts[:-1] for name in part]
         self.moment = self.moment_of(together, [*earlier, *behind], lists)
         asked: list[tuple[str, Watch, Result, int]] = []
         for part in parts:
-            arming = tuple(watches[name] for name in part)
             on_answer = self.moment.take if part is parts[-1] else lambda: None
             if len(part) > 1:
-                self.store.ask(*part, watches=arming, reads=False)
+                new = [name for name in part if asking[name].is_new]
+                if new:
+                    arming = tuple(watches[name] for name in new)
+                    self.store.ask(*new, watches=arming, reads=False)
                 result = self.store.ask(*part, on_answer=on_answer)
             else:
-                result = self.store.ask(*part, watches=arming, on_answer=on_answer)
+                result = self.store.ask(*part, watches=(watches[part[0]],), on_answer=on_answer)
             asked += [(name, watches[name], result, place) for place, name in enumerate(part)]
         return asked
 
@@ -1144,7 +1188,11 @@ class Copy:
             ]
             if not operations:
                 return
-            ticket, restored = tree.begin(self.last_synced), self.store.restored
+            (kind, name), *more = operations
+            alone = name if kind == "set" and not more else None
+            ticket, restored = tree.begin(self.last_synced, alone), self.store.restored
+            if ticket.disarmed is not None:
+                self.store.drop(name, ticket.disarmed)
             stored = self.store.ask(operations=tuple(operations))
             arming: dict[str, tuple[Watch, Any]] = {}
             for kind, name in operations if tree.is_asked_for else []:
