@@ -50,6 +50,7 @@ class Held(NamedTuple):
     modified: float  # mzxid; a fraction where it is not known
     digest: int  # of the payload
     epoch: int  # the connection on which it was read
+    size: int = 0  # of the payload, in bytes
 
 
 class Answer(NamedTuple):

@@ -115,7 +115,13 @@ class Commits:
             [
                 (
                     entry.name,
-                    Held(znode.czxid, znode.mzxid, hash(entry.payload), ticket.epoch),
+                    Held(
+                        znode.czxid,
+                        znode.mzxid,
+                        hash(entry.payload),
+                        ticket.epoch,
+                        len(entry.payload),
+                    ),
                     entry.value,
                 )
                 for entry, znode in stored

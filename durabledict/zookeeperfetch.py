@@ -49,6 +49,10 @@ NARROW_ROUNDS = 8
 #: is what others write all the time, and to be one state it has to be read by one request.
 READ_AT_ONCE = 100
 
+#: The bytes that such an answer may have, as far as is known: the default heap of a server is a
+#: gigabyte. What is more than that is not read at one moment.
+ANSWER_LIMIT = 32 << 20
+
 #: What such a request has beside its paths, and for each path.
 REQUEST_OVERHEAD = 64
 OVERHEAD = 14
@@ -281,15 +285,19 @@ class Fetcher:
         """Divide what is to be read into what one request reads."""
         most = self._at_once if self._client.reads_many else 1
         part: list[Asking] = []
-        size = REQUEST_OVERHEAD
+        size, answer = REQUEST_OVERHEAD, 0
         for each in asking:
             path = self._client.full_path(self._place.path_of(each.name))
             own = OVERHEAD + len(path.encode())
-            if part and (len(part) == most or size + own > self._limit):
+            held = self._tree.held.get(each.name)
+            data = 0 if held is None else held.size
+            is_full = len(part) == most or size + own > self._limit or answer + data > ANSWER_LIMIT
+            if part and is_full:
                 yield part
-                part, size = [], REQUEST_OVERHEAD
+                part, size, answer = [], REQUEST_OVERHEAD, 0
             part.append(each)
             size += own
+            answer += data
         if part:
             yield part
 

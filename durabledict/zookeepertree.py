@@ -209,7 +209,7 @@ class Tree(Marks):
             self.held[name] = held._replace(epoch=self._epoch)
             if not reload:
                 return True
-        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest, self._epoch)
+        self.held[name] = Held(stat.czxid, stat.mzxid, answer.digest, self._epoch, stat.dataLength)
         self._newest = max(self._newest, stat.czxid)
         if reload:
             replaced.append(self._news.pop(name, None))

@@ -364,6 +364,23 @@ def test_after_a_loss_all_is_asked_for_and_nothing_is_decoded(asked: Asked, size
     assert d.stats.reloads == 1
 
 
+@pytest.mark.parametrize("whose", ["own", "others'"])
+def test_an_answer_is_no_larger_than_a_server_can_make(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Where others write all the time, all is asked for at once: that may be a gigabyte."""
+    monkeypatch.setattr("durabledict.zookeeperfetch.ANSWER_LIMIT", 4_000)
+    entries = {f"k{number}": "x" * 900 for number in range(10)}
+    asked.store.put(**(entries if whose == "others'" else dict.fromkeys(entries, "")))
+    d = asked.open()
+    if whose == "own":
+        d.update(entries)
+    with asked.cut.away():
+        pass
+    with asked.exactly(getChildren2=1, setWatches=3, multiRead=3):
+        assert d.copy() == entries
+
+
 # -- writes ---------------------------------------------------------------------------------------
 
 
