@@ -42,13 +42,14 @@ from . import reading
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import Difference, chained
 from .encoding import DefaultEncoding
-from .errors import MISSING, EncodingError, Missing
+from .errors import MISSING, Missing
 from .options import seconds
-from .zookeeperclient import Client, NotConnectedError, OwnThreadError
+from .zookeeperclient import Client, NotConnectedError
 from .zookeepercommits import Commits
 from .zookeeperfetch import Fetcher
-from .zookeepernames import IS_FORBIDDEN, Place
-from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit
+from .zookeepernames import Place, checked_path
+from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit, sendable
+from .zookeeperthreads import OwnThreadError
 from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
 from .zookeeperwrites import Proof, Writer
@@ -167,7 +168,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         if limit is None or limit <= 0:
             raise TypeError(f"timeout={timeout!r}: write seconds above 0, or a timedelta")
         largest = checked_limit(request_limit)
-        path = _checked_path(keyspace)
+        path = checked_path(keyspace)
         self._place = Place(path, in_root=path == "/" and not connection.chroot)
         # The stamp of what `durables` has loaded for the local copy.
         self._loaded = 0
@@ -373,12 +374,12 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     def _entry(self, key: K, value: V) -> Entry:
         payload, stored = self._prepare(key, value)
-        return Entry(key, self._place.name(key), _sendable(key, payload), stored)
+        return Entry(key, self._place.name(key), sendable(key, payload), stored)
 
     def _many(self, entries: Mapping[K, V]) -> list[Entry]:
         payloads, stored = self._prepare_all(entries)
         return [
-            Entry(key, self._place.name(key), _sendable(key, payload), stored[key])
+            Entry(key, self._place.name(key), sendable(key, payload), stored[key])
             for key, payload in payloads.items()
         ]
 
@@ -428,35 +429,3 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         super()._after_fork()
         self._client.after_fork()
         self._tree.after_fork()
-
-
-def _checked_path(keyspace: object) -> str:
-    if not isinstance(keyspace, str):
-        raise TypeError(f"keyspace={keyspace!r}: write a path, '/settings' say")
-    parts = [part for part in keyspace.split("/") if part]
-    if not keyspace:
-        raise ValueError("keyspace='': write a path; '/' is all that ZooKeeper has")
-    if not set(parts).isdisjoint((".", "..")) or any(map(IS_FORBIDDEN.search, parts)):
-        raise ValueError(f"keyspace={keyspace!r} is no path that ZooKeeper takes")
-    return "/" + "/".join(parts)
-
-
-def _sendable(key: Any, payload: Any) -> bytes:
-    """Return a payload as bytes.
-
-    :raises EncodingError: it is neither text nor bytes
-
-    """
-    if type(payload) is bytes:
-        return payload
-    if isinstance(payload, str):
-        try:
-            payload = payload.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
-    if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise EncodingError(
-            f"the payload of key {key!r} is of type {type(payload).__name__}: ZooKeeper holds str "
-            "or bytes, so the encoding has to give one of them"
-        )
-    return bytes(payload)

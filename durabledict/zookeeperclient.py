@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
-import types
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,8 @@ from kazoo.protocol.states import Callback, KazooState
 from . import reading
 from .zookeeperanswers import Moment, Watch
 from .zookeeperrequests import PlacedResult
+from .zookeeperthreads import is_own_thread, refuse_own_thread
+from .zookeepertwins import hosts_of, twin
 
 __all__ = ["Client", "NotConnectedError"]
 
@@ -34,16 +34,9 @@ logger = logging.getLogger("durabledict.zookeeper")
 #: back then.
 LOOK_AGAIN = 0.05
 
-#: Modules whose frames are on the stack of kazoo's own threads, below what they call.
-OWN_MODULES = ("kazoo.handlers.", "kazoo.protocol.")
-
 
 class NotConnectedError(ConnectionLoss):
     """There is no connection, so nothing was sent."""
-
-
-class OwnThreadError(RuntimeError):
-    """On a thread of kazoo's, where nothing can be waited for; nothing was sent."""
 
 
 @dataclass
@@ -164,7 +157,7 @@ class Client:
         if not kazoo.handler.running:
             if self._share.is_callers and kazoo is self._connection:
                 raise NotConnectedError(
-                    f"the client of ZooKeeper ({_hosts(kazoo)}) was stopped by whoever started it"
+                    f"the client of ZooKeeper ({hosts_of(kazoo)}) was stopped by whoever started it"
                 )
             self._start()
             return kazoo
@@ -177,7 +170,7 @@ class Client:
         if not kazoo.connected and wait and left > 0:
             self._connected.wait(left)
         if not kazoo.connected:
-            raise NotConnectedError(f"there is no connection to ZooKeeper ({_hosts(kazoo)})")
+            raise NotConnectedError(f"there is no connection to ZooKeeper ({hosts_of(kazoo)})")
         # It may have connected before that was noted, and the next loss is waited for anew.
         self._lost_at = -float("inf")
         return kazoo
@@ -192,7 +185,7 @@ class Client:
                 kazoo.start(self.timeout)
             except kazoo.handler.timeout_exception as error:
                 raise NotConnectedError(
-                    f"no connection to ZooKeeper ({_hosts(kazoo)}) within {self.timeout:g} s"
+                    f"no connection to ZooKeeper ({hosts_of(kazoo)}) within {self.timeout:g} s"
                 ) from error
 
     def _heard(self, state: str) -> bool:
@@ -270,7 +263,7 @@ class Client:
                 before, came = came, self._events() + sum(each.ready() for each in results)
                 if came == before:
                     raise OperationTimeoutError(
-                        f"no answer from ZooKeeper ({_hosts(self._kazoo)}) "
+                        f"no answer from ZooKeeper ({hosts_of(self._kazoo)}) "
                         f"within {self.timeout:g} s"
                     )
                 result.wait(self.timeout)
@@ -349,7 +342,9 @@ class Client:
         came, ends = self._events(), reading.monotonic() + self.timeout
         while not passed.wait(min(self.timeout, LOOK_AGAIN)):
             if not self._kazoo.handler.running:
-                raise ConnectionLoss(f"the client of ZooKeeper ({_hosts(self._kazoo)}) was stopped")
+                raise ConnectionLoss(
+                    f"the client of ZooKeeper ({hosts_of(self._kazoo)}) was stopped"
+                )
             if reading.monotonic() < ends:
                 continue
             before, came = came, self._events()
@@ -376,59 +371,3 @@ class _Listener:
 def _stop(client: KazooClient) -> None:
     client.stop()
     client.close()
-
-
-def refuse_own_thread() -> None:
-    """Refuse to wait on a thread of kazoo's, which brings what would be waited for.
-
-    :raises OwnThreadError: this is one
-
-    """
-    if is_own_thread():
-        raise OwnThreadError(
-            "on a thread of kazoo's (in a watch, a listener or a callback) a ZookeeperDict "
-            "cannot ask the server: that thread is the one to bring the answer. Hand the work "
-            "to a thread of your own"
-        )
-
-
-def is_own_thread() -> bool:
-    """Whether this is a thread of kazoo's."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(OWN_MODULES):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def twin(client: KazooClient) -> KazooClient:
-    """Return a client with the same settings, not started."""
-    # Where kazoo has no public name for a setting, and no copy of a client.
-    connection = vars(client).get("_connection")
-    return KazooClient(
-        hosts=_hosts(client) + client.chroot,
-        timeout=float(vars(client).get("_session_timeout", 10_000)) / 1000,
-        handler=type(client.handler)(),
-        default_acl=client.default_acl,
-        auth_data=set(client.auth_data),
-        sasl_options=getattr(connection, "sasl_options", None),
-        read_only=client.read_only,
-        randomize_hosts=client.randomize_hosts,
-        connection_retry=vars(client)["_conn_retry"].copy(),
-        command_retry=vars(client)["_retry"].copy(),
-        logger=client.logger,
-        keyfile=client.keyfile,
-        keyfile_password=client.keyfile_password,
-        certfile=client.certfile,
-        ca=client.ca,
-        use_ssl=client.use_ssl,
-        verify_certs=client.verify_certs,
-        check_hostname=client.check_hostname,
-    )
-
-
-def _hosts(client: KazooClient) -> str:
-    return ",".join(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in client.hosts
-    )

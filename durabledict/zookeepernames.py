@@ -26,7 +26,7 @@ from urllib.parse import unquote_to_bytes
 
 from .keys import decode_key, encode_key
 
-__all__ = ["IS_FORBIDDEN", "OWN_NAME", "Place", "decode_name", "encode_name"]
+__all__ = ["IS_FORBIDDEN", "OWN_NAME", "Place", "checked_path", "decode_name", "encode_name"]
 
 TAG = "~name:"
 
@@ -141,3 +141,20 @@ class Place:
     def is_entry(self, name: str) -> bool:
         """Whether a child of this place is an entry, and not ZooKeeper's own."""
         return not (self.in_root and name == OWN_NAME)
+
+
+def checked_path(keyspace: object) -> str:
+    """Return the path that a keyspace is.
+
+    :raises TypeError: it is no text
+    :raises ValueError: no path that ZooKeeper takes
+
+    """
+    if not isinstance(keyspace, str):
+        raise TypeError(f"keyspace={keyspace!r}: write a path, '/settings' say")
+    parts = [part for part in keyspace.split("/") if part]
+    if not keyspace:
+        raise ValueError("keyspace='': write a path; '/' is all that ZooKeeper has")
+    if not set(parts).isdisjoint((".", "..")) or any(map(IS_FORBIDDEN.search, parts)):
+        raise ValueError(f"keyspace={keyspace!r} is no path that ZooKeeper takes")
+    return "/" + "/".join(parts)

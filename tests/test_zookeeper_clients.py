@@ -46,7 +46,8 @@ from durabledict import (
     ZookeeperDict,
     reading,
 )
-from durabledict.zookeeperclient import NotConnectedError, OwnThreadError
+from durabledict.zookeeperclient import NotConnectedError
+from durabledict.zookeeperthreads import OwnThreadError
 
 from .servers import HOST, PATIENCE, free_port, wait_until
 from .zookeeperproxy import ZookeeperProxy

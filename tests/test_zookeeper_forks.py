@@ -28,7 +28,8 @@ from kazoo.security import CREATOR_ALL_ACL
 
 import durabledict
 from durabledict import ZookeeperDict, forking, zookeeperclient
-from durabledict.zookeeperclient import NotConnectedError, twin
+from durabledict.zookeeperclient import NotConnectedError
+from durabledict.zookeepertwins import twin
 
 from .scenarios import PATIENCE, Signal, Stop, ended_well, everything_works, fork, run
 from .servers import HOST, free_port, wait_until

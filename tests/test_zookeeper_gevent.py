@@ -22,7 +22,8 @@ import gevent
 from kazoo.client import KazooClient
 from kazoo.handlers.gevent import SequentialGeventHandler
 from durabledict import ZookeeperDict
-from durabledict.zookeeperclient import NotConnectedError, OwnThreadError
+from durabledict.zookeeperclient import NotConnectedError
+from durabledict.zookeeperthreads import OwnThreadError
 
 hosts, path, patience = sys.argv[1], sys.argv[2], float(sys.argv[3])
 gevent.spawn_later(patience, lambda: sys.exit("it hangs"))
