@@ -113,7 +113,8 @@ def django_project(
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="django-", dir=memory) as folder:
         djangoproject.set_up(Path(folder), postgres_server, memcached_server, redis_server)
-        yield
+        with djangoproject.threads_close_connections():
+            yield
 
 
 @pytest.fixture(scope="module")
