@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     Engine,
@@ -18,7 +18,7 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from .postgresserver import PostgresServer
 
@@ -34,7 +34,10 @@ __all__ = [
     "Worker",
     "Word",
     "database",
+    "row",
 ]
+
+T = TypeVar("T")
 
 #: Of the database in PostgreSQL.
 NAME = "sqlobjects"
@@ -181,6 +184,13 @@ def database(
 
 def postgres_url(server: PostgresServer, name: str) -> str:
     return f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/{name}"
+
+
+def row(session: Session, klass: type[T], identity: int) -> T:
+    """Return the object with a primary key. (`Session.get_one` came with SQLAlchemy 2.0.22.)"""
+    found = session.get(klass, identity)
+    assert found is not None
+    return found
 
 
 def _leave_to_us(connection: Any, _: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, bindparam, delete, event, insert, text, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
-from durabledict.ext.sqlalchemy import sync_sessions
+from durabledict.ext.sqlalchemy import StockpyleSessionExtension, sync_sessions
 from durabledict.stores import ChainedStore, MemcacheStore, ProcessMemoryStore, SqlAlchemyStore
 from durabledict.stores.writethrough import WriteThrough
 
@@ -32,7 +34,7 @@ from .sqlkeymodels import (
     Star,
     Thing,
 )
-from .sqlmodels import Pet, User, Word, database
+from .sqlmodels import Pet, User, Word, database, row
 
 
 class Setting:
@@ -90,7 +92,7 @@ def test_a_key_of_any_kind_leaves_nothing_old(klass: Any, setting: Setting) -> N
 
     def change(**values: Any) -> None:
         with setting.sessions() as session:
-            one = session.get_one(klass, 1)
+            one = row(session, klass, 1)
             for name, value in values.items():
                 setattr(one, name, value)
             session.commit()
@@ -109,7 +111,7 @@ def test_a_key_of_any_kind_leaves_nothing_old(klass: Any, setting: Setting) -> N
     assert cached("c") is None
     setting.chain.put(klass(id=1, name="d"))
     with setting.sessions() as session:
-        session.delete(session.get_one(klass, 1))
+        session.delete(row(session, klass, 1))
         session.commit()
     assert cached("d") is None
 
@@ -118,14 +120,14 @@ def test_a_key_that_cannot_be_computed_fails_no_commit(setting: Setting) -> None
     with setting.sessions() as session:
         session.add(Slug(id=1, name=None))
         session.commit()
-        session.get_one(Slug, 1).name = "A"
+        row(session, Slug, 1).name = "A"
         session.commit()
         found = setting.cache.get(Slug, {"slug": "a"})
         assert found is not None
-        session.get_one(Slug, 1).name = None
+        row(session, Slug, 1).name = None
         session.commit()
         assert setting.cache.get(Slug, {"slug": "a"}) is None
-        session.delete(session.get_one(Slug, 1))
+        session.delete(row(session, Slug, 1))
         session.commit()
 
 
@@ -147,7 +149,7 @@ def test_a_key_that_the_database_rounded(on_postgres: Setting) -> None:
 def test_a_row_that_another_gave_a_new_key_meanwhile(act: str, on_postgres: Setting) -> None:
     on_postgres.chain.put(Word(id=1, text="a"))
     with on_postgres.sessions() as session:
-        word = session.get_one(Word, 1)
+        word = row(session, Word, 1)
         on_postgres.chain.put(Word(id=1, text="b"))
         assert on_postgres.cache.get(Word, {"text": "b"}) is not None
         if act == "delete":
@@ -166,7 +168,7 @@ def test_a_row_that_another_gave_a_new_key_meanwhile(act: str, on_postgres: Sett
 def test_a_row_of_two_tables(base: Any, klass: Any, setting: Setting) -> None:
     setting.chain.put(klass(id=1, badge="x"))
     with setting.sessions() as session:
-        session.get_one(base, 1).name = "n"
+        row(session, base, 1).name = "n"
         session.commit()
     found = setting.chain.get(klass, {"badge": "x"})
     assert found is not None
@@ -199,12 +201,12 @@ def test_half_a_row_is_not_published(on_postgres: Setting, monkeypatch: pytest.M
     def begin_later(self: WriteThrough, *args: Any) -> None:
         monkeypatch.setattr(WriteThrough, "begin", begin)
         with on_postgres.sessions() as other:
-            other.get_one(Star, 1).name = "new"
+            row(other, Star, 1).name = "new"
             other.commit()
         begin(self, *args)
 
     with on_postgres.sessions() as session:
-        session.get_one(Star, 1).size = 2
+        row(session, Star, 1).size = 2
         session.flush()
         monkeypatch.setattr(WriteThrough, "begin", begin_later)
         session.commit()
@@ -276,9 +278,17 @@ def test_an_insert_that_replaces(tmp_path: Path, cache: MemcacheStore) -> None:
         assert cache.get(Account, {"id": 1}) is None
 
 
+@contextmanager
+def skipped_where_unknown() -> Iterator[None]:
+    try:
+        yield
+    except ArgumentError as error:
+        pytest.skip(f"of a later SQLAlchemy: {error}")
+
+
 def test_one_statement_for_many_parameters(setting: Setting) -> None:
     setting.chain.batch_put([Word(id=1, text="a", value=1), Word(id=2, text="b", value=2)])
-    with setting.sessions() as session:
+    with setting.sessions() as session, skipped_where_unknown():
         session.execute(
             update(Word).where(Word.text == bindparam("name")).values(value=bindparam("new")),
             [{"name": "a", "new": 7}, {"name": "b", "new": 8}],
@@ -334,15 +344,15 @@ def test_what_another_listener_does_during_the_commit(how: str, setting: Setting
             session.execute(update(Word).where(Word.id == 1).values(value=9))
         elif how == "savepoint":
             with session.begin_nested():
-                session.get_one(Word, 1).value = 9
+                row(session, Word, 1).value = 9
         else:
-            session.get_one(Word, 1).value = 9
+            row(session, Word, 1).value = 9
             session.flush()
 
     with setting.sessions() as session:
         event.listen(session, "before_commit", act)
         if how == "the same again":
-            session.get_one(Word, 1).value = 2
+            row(session, Word, 1).value = 2
         else:
             session.add(Word(id=2, text="b"))
         session.commit()
@@ -357,7 +367,7 @@ def test_a_connection_is_listened_to_once(setting: Setting) -> None:
     with setting.engine.connect() as connection:
         for number in range(3):
             with connection.begin(), setting.sessions(bind=connection) as session:
-                session.get_one(Word, 1).value = number + 1
+                row(session, Word, 1).value = number + 1
                 session.commit()
         assert len(list(connection.dispatch.commit)) == 1
 
@@ -387,8 +397,6 @@ def test_a_database_alone_cannot_be_told() -> None:
         ProcessMemoryStore(lifetime_cb=lambda obj: 60),
         SqlAlchemyStore(uri="sqlite://"),
     )
-    from durabledict.ext.sqlalchemy import StockpyleSessionExtension
-
     extension = StockpyleSessionExtension(ChainedStore([memory, durable]))
     assert [layer.store for layer in extension._layers] == [memory]
     assert extension._own == []

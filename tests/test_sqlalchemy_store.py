@@ -21,7 +21,19 @@ from durabledict.stores import NotIndexedError, SqlAlchemyStore
 from durabledict.testing.things import Keyless, Thing
 
 from .postgresserver import PostgresServer
-from .sqlmodels import Manager, Membership, Pet, Statements, Tag, Tool, User, Word, Worker, database
+from .sqlmodels import (
+    Manager,
+    Membership,
+    Pet,
+    Statements,
+    Tag,
+    Tool,
+    User,
+    Word,
+    Worker,
+    database,
+    row,
+)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -293,7 +305,7 @@ def test_the_last_of_two_in_one_batch_is_stored(store: SqlAlchemyStore) -> None:
 def test_an_object_of_another_session_stays_there(store: SqlAlchemyStore, engine: Engine) -> None:
     store.put(User(name="a"))
     with Session(engine) as session:
-        user = session.get_one(User, 1)
+        user = row(session, User, 1)
         user.nick = "x"
         new = User(name="b")
         session.add(new)
