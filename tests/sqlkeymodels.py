@@ -7,17 +7,19 @@ from typing import Any
 
 from sqlalchemy import ForeignKey, Index, Numeric, func
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, synonym
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, synonym
 
 __all__ = [
     "Account",
     "Alias",
     "Animal",
+    "Book",
     "Dog",
     "KeyBase",
     "Folded",
     "Late",
     "Money",
+    "Shelf",
     "Shouted",
     "Slug",
     "Star",
@@ -116,6 +118,26 @@ class Folded(KeyBase):
 
 
 Index("folded_name", func.lower(Folded.name), unique=True)
+
+
+class Shelf(KeyBase):
+    __tablename__ = "shelves"
+    __stockpyle_keys__ = ("id",)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+    books: Mapped[list[Book]] = relationship(cascade="all, delete-orphan")
+
+
+class Book(KeyBase):
+    """An orphan whose first key nobody has loaded."""
+
+    __tablename__ = "books"
+    __stockpyle_keys__ = ("title",)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(deferred=True)
+    shelf_id: Mapped[int] = mapped_column(ForeignKey("shelves.id"))
 
 
 class Thing(KeyBase):

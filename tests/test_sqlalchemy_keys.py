@@ -24,11 +24,13 @@ from .sqlkeymodels import (
     Account,
     Alias,
     Animal,
+    Book,
     Dog,
     Folded,
     KeyBase,
     Late,
     Money,
+    Shelf,
     Shouted,
     Slug,
     Star,
@@ -333,7 +335,7 @@ def test_the_rows_of_a_statement_do_not_change_before_it(on_postgres: Setting) -
 
 @pytest.mark.parametrize("how", ["statement", "savepoint", "the same again"])
 def test_what_another_listener_does_during_the_commit(how: str, setting: Setting) -> None:
-    setting.chain.put(Word(id=1, text="a", value=1))
+    setting.chain.batch_put([Word(id=1, text="a", value=1), Word(id=3, text="c")])
     done: list[str] = []
 
     def act(session: Session) -> None:
@@ -357,6 +359,8 @@ def test_what_another_listener_does_during_the_commit(how: str, setting: Setting
             session.add(Word(id=2, text="b"))
         session.commit()
     assert done
+    # A savepoint cannot be announced: everything is forgotten.
+    assert (setting.cache.get(Word, {"text": "c"}) is None) == (how == "savepoint")
     found = setting.chain.get(Word, {"text": "a"})
     assert found is not None
     assert found.value == 9
@@ -389,6 +393,22 @@ def test_what_is_put_and_deleted_along_leaves_the_caches(setting: Setting) -> No
     setting.chain.delete(User(id=1))
     assert setting.cache.get(Pet, rex) is None
     assert setting.chain.get(Pet, rex) is None
+
+
+@pytest.mark.parametrize("how", ["chain", "session"])
+def test_an_orphan_that_nobody_has_loaded_leaves_the_caches(how: str, setting: Setting) -> None:
+    setting.chain.put(Shelf(id=1, books=[Book(id=1, title="x")]))
+    assert setting.chain.get(Book, {"title": "x"}) is not None
+    assert setting.cache.get(Book, {"title": "x"}) is not None
+    if how == "chain":
+        setting.chain.put(Shelf(id=1, books=[]))
+    else:
+        with setting.sessions() as session:
+            shelf = row(session, Shelf, 1)
+            shelf.books.clear()
+            session.commit()
+    assert setting.durable.get(Book, {"title": "x"}) is None
+    assert setting.cache.get(Book, {"title": "x"}) is None
 
 
 def test_a_database_alone_cannot_be_told() -> None:

@@ -251,7 +251,7 @@ class SqlAlchemyStore(BaseStore):
                         gone = [*puts.replaced, *puts.unchanged()]
                         if noted is not None:
                             gone += _beside(noted, session, puts.stored)
-                        begin(written, gone)
+                        begin(written, gone, everything=_is_unknown(noted))
                     puts.load()
                     session.commit()
                 except BaseException:
@@ -276,7 +276,7 @@ class SqlAlchemyStore(BaseStore):
             if begin is not None:
                 # What the caller has may be under another key than what was there.
                 beside = [] if noted is None else _beside(noted, session, gone)
-                begin((), [*objs, *gone, *beside])
+                begin((), [*objs, *gone, *beside], everything=_is_unknown(noted))
             session.commit()
 
     def _write_through(
@@ -285,11 +285,11 @@ class SqlAlchemyStore(BaseStore):
         mapped = [obj for obj in objs if mapper_of(type(obj)) is not None]
         others = [obj for obj in objs if mapper_of(type(obj)) is None]
 
-        def begin_all(written: Iterable[Any], gone: Iterable[Any]) -> None:
+        def begin_all(written: Iterable[Any], gone: Iterable[Any], *, everything: bool) -> None:
             if deleted:
-                begin(written, [*gone, *others])
+                begin(written, [*gone, *others], everything=everything)
             else:
-                begin([*written, *others], gone)
+                begin([*written, *others], gone, everything=everything)
 
         (self._delete if deleted else self._put)(mapped, begin_all, told)
 
@@ -335,6 +335,11 @@ def _has_related(objs: Iterable[Any]) -> bool:
         for mapper in mappers
         for each in (() if mapper is None else mapper.self_and_descendants)
     )
+
+
+def _is_unknown(noted: Noted | None) -> bool:
+    """Whether something was deleted beside, and nobody knows under which key."""
+    return noted is not None and noted.changes.everything
 
 
 def _beside(noted: Noted, session: Session, objs: Iterable[Any]) -> list[Any]:
