@@ -131,6 +131,11 @@ def test_large_batches_are_queries_of_some_thousands(
         (str(number), 1) for number in range(25)
     ]
     assert len(statements.taken()) == 3
+    # Keys of two attributes are twice as many values.
+    monkeypatch.setattr("durabledict.stores.sqlalchemyqueries.VALUES", 10)
+    found = store.batch_get(Word, [{"id": number, "text": "5"} for number in range(25)])
+    assert [word and word.id for word in found if word is not None] == [5]
+    assert len(statements.taken()) == 5
 
 
 def test_a_key_that_several_have_says_which(store: SqlAlchemyStore) -> None:
