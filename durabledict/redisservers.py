@@ -263,16 +263,17 @@ _lock = threading.RLock()
 _inherited: list[Servers] = []
 
 
-def servers_of(client: Any) -> Servers:
+def servers_of(client: Any, parameter: str = "connection") -> Servers:
     """Return what all dicts with this client share.
 
+    :param parameter: what the caller calls it, for the message
     :raises TypeError: it is no client of redis-py's
 
     """
     waits = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
     if waits or not (isinstance(client, RedisCluster) or hasattr(client, "connection_pool")):
         raise TypeError(
-            f"connection={client!r}: pass a redis.Redis or a redis.cluster.RedisCluster, and no "
+            f"{parameter}={client!r}: pass a redis.Redis or a redis.cluster.RedisCluster, and no "
             "asyncio client: the docs say how a dict fits coroutines"
         )
     with _lock:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, ForeignKey, Numeric, UniqueConstraint, create_engine, event, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import (
+    Engine,
+    ForeignKey,
+    MetaData,
+    Numeric,
+    UniqueConstraint,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from .postgresserver import PostgresServer
 
@@ -25,7 +34,10 @@ __all__ = [
     "Worker",
     "Word",
     "database",
+    "row",
 ]
+
+T = TypeVar("T")
 
 #: Of the database in PostgreSQL.
 NAME = "sqlobjects"
@@ -126,7 +138,12 @@ class Manager(Worker):
 
 @contextmanager
 def database(
-    kind: str, folder: Path, server: PostgresServer | None, *, begins: bool = False
+    kind: str,
+    folder: Path,
+    server: PostgresServer | None,
+    *,
+    begins: bool = False,
+    more: Sequence[MetaData] = (),
 ) -> Iterator[Engine]:
     """Make a database with the tables of these classes.
 
@@ -134,23 +151,30 @@ def database(
     :param server: for the latter
     :param begins: have SQLite begin a transaction when SQLAlchemy does, and not at the first write,
         as its driver does: savepoints need it
+    :param more: what else it is to have tables of
 
     """
+    options: dict[str, str] = {}
     if server is None or kind == "sqlite":
         url = f"sqlite:///{folder / 'test.sqlite'}"
     else:
         url = postgres_url(server, NAME)
+        # A write that waits for its own session fails, and does not hang.
+        options = {"options": "-c lock_timeout=20s"}
         if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", parameters=[NAME]):
             server.create_database(NAME)
-    engine = create_engine(url)
+    engine = create_engine(url, connect_args=options)
     if begins and engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _leave_to_us)
         event.listen(engine, "begin", _begin)
     try:
-        Base.metadata.create_all(engine)
+        tables = []
+        for metadata in (Base.metadata, *more):
+            metadata.create_all(engine)
+            tables += metadata.sorted_tables
         if engine.dialect.name == "postgresql":
             # Emptied, and not made anew, which would take a second for each test.
-            names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+            names = ", ".join(table.name for table in tables)
             with engine.begin() as connection:
                 connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
         yield engine
@@ -160,6 +184,13 @@ def database(
 
 def postgres_url(server: PostgresServer, name: str) -> str:
     return f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/{name}"
+
+
+def row(session: Session, klass: type[T], identity: int) -> T:
+    """Return the object with a primary key. (`Session.get_one` came with SQLAlchemy 2.0.22.)"""
+    found = session.get(klass, identity)
+    assert found is not None
+    return found
 
 
 def _leave_to_us(connection: Any, _: Any) -> None:

@@ -736,6 +736,27 @@ def test_after_too_many_missed_changes_a_new_generation_begins(
                 one._client.close()
 
 
+def test_a_store_that_cannot_be_released_keeps_no_other_from_it() -> None:
+    released: list[str] = []
+
+    class Failing(SixMethods):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def release(self) -> None:
+            released.append(self.name)
+            raise OSError(self.name)
+
+    class Last(SixMethods):
+        def release(self) -> None:
+            released.append("last")
+
+    with pytest.raises(OSError, match="first"):
+        ChainedStore([Failing("first"), Failing("second"), Last()]).release()
+    assert released == ["first", "second", "last"]
+
+
 def test_a_users_layer_that_was_down_for_too_long_is_not_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

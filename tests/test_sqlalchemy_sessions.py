@@ -27,7 +27,7 @@ from durabledict.testing import StoreSuite
 
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
-from .sqlmodels import Membership, Pet, Statements, Tag, User, Word, database
+from .sqlmodels import Membership, Pet, Statements, Tag, User, Word, database, row
 from .sqlsessioncases import AT_FIRST, CASES, Case, World
 from .tcpproxy import TcpProxy, each_chunk
 
@@ -81,7 +81,7 @@ def test_deletes_by_cascade_and_orphans(world: World) -> None:
     assert None not in world.chain.batch_get(Pet, keys)
     assert None not in world.cache.batch_get(Pet, keys)
     with world.sessions() as session:
-        owner = session.get_one(User, 1)
+        owner = row(session, User, 1)
         orphan = owner.pets[0]
         session.expire(orphan)
         owner.pets.remove(orphan)
@@ -114,7 +114,7 @@ def test_a_key_that_a_relationship_sets(world: World) -> None:
     world.durable.batch_put([User(name="a"), User(name="b"), Membership(group="g", user_id=1)])
     assert world.chain.get(Membership, {"user_id": 1, "group": "g"}) is not None
     with world.sessions() as session:
-        session.get_one(Membership, 1).user = session.get_one(User, 2)
+        row(session, Membership, 1).user = row(session, User, 2)
         session.commit()
     assert world.cache.get(Membership, {"user_id": 1, "group": "g"}) is None
     moved = world.cache.get(Membership, {"user_id": 2, "group": "g"})
@@ -127,7 +127,7 @@ def test_a_row_that_was_not_written_is_not_published(world: World) -> None:
     world.durable.put(User(name="a"))
     assert world.chain.get(User, {"id": 1}) is not None
     with world.sessions() as session:
-        user = session.get_one(User, 1)
+        user = row(session, User, 1)
         session.info["seen"] = user.balance
         user.pets.append(Pet(name="rex"))
         session.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -20,7 +21,19 @@ from durabledict.stores import NotIndexedError, SqlAlchemyStore
 from durabledict.testing.things import Keyless, Thing
 
 from .postgresserver import PostgresServer
-from .sqlmodels import Manager, Pet, Statements, Tag, Tool, User, Word, Worker, database
+from .sqlmodels import (
+    Manager,
+    Membership,
+    Pet,
+    Statements,
+    Tag,
+    Tool,
+    User,
+    Word,
+    Worker,
+    database,
+    row,
+)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -108,7 +121,7 @@ def test_large_batches_are_queries_of_some_thousands(
     store: SqlAlchemyStore, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("durabledict.stores.sqlalchemyqueries.AT_ONCE", 10)
-    monkeypatch.setattr("durabledict.stores.sqlalchemyrows.AT_ONCE", 10)
+    monkeypatch.setattr("durabledict.stores.sqlalchemyqueries.VALUES", 20)
     words = [Word(id=number, text=str(number)) for number in range(25)]
     store.batch_put(words)
     store.batch_put([Word(id=number, text=str(number), value=1) for number in range(25)])
@@ -118,6 +131,11 @@ def test_large_batches_are_queries_of_some_thousands(
         (str(number), 1) for number in range(25)
     ]
     assert len(statements.taken()) == 3
+    # Keys of two attributes are twice as many values.
+    monkeypatch.setattr("durabledict.stores.sqlalchemyqueries.VALUES", 10)
+    found = store.batch_get(Word, [{"id": number, "text": "5"} for number in range(25)])
+    assert [word and word.id for word in found if word is not None] == [5]
+    assert len(statements.taken()) == 5
 
 
 def test_a_key_that_several_have_says_which(store: SqlAlchemyStore) -> None:
@@ -142,6 +160,28 @@ def test_a_value_that_only_the_database_takes_for_equal_is_found(tmp_path: Path)
         keys: list[Any] = [{"id": "1"}, {"text": "2"}, {"id": "5"}]
         found = store.batch_get(Word, keys)
         assert [word and word.text for word in found] == ["1", "2", None]
+
+
+def test_a_value_of_another_type_is_sent_as_the_columns(store: SqlAlchemyStore) -> None:
+    store.batch_put([User(id=1, name="a", zone=1, nick="x"), User(id=2, name="b")])
+    assert store.get(User, {"id": "1"}) is not None
+    # Its row answers another key of the batch as well.
+    keys: list[Any] = [{"id": "1"}, {"name": "a"}, {"zone": "1", "nick": "x"}, {"id": "3"}]
+    found = store.batch_get(User, keys)
+    assert [user and user.name for user in found] == ["a", "a", "a", None]
+
+
+def test_a_batch_of_thousands_whatever_is_null_in_it(
+    store: SqlAlchemyStore, statements: Statements
+) -> None:
+    """SQLite takes no expression of a thousand terms, and 32,766 values."""
+    count = 1_200
+    store.batch_put([User(name=f"n{i}", zone=i % 3 or None, nick=f"x{i}") for i in range(count)])
+    statements.taken()
+    keys = [{"zone": i % 3 or None, "nick": f"x{i}", "note": None} for i in range(count)]
+    found = store.batch_get(User, keys)
+    assert [user and user.name for user in found] == [f"n{i}" for i in range(count)]
+    assert len(statements.taken()) == 1
 
 
 def test_what_is_not_mapped_is_ignored(store: SqlAlchemyStore) -> None:
@@ -270,7 +310,7 @@ def test_the_last_of_two_in_one_batch_is_stored(store: SqlAlchemyStore) -> None:
 def test_an_object_of_another_session_stays_there(store: SqlAlchemyStore, engine: Engine) -> None:
     store.put(User(name="a"))
     with Session(engine) as session:
-        user = session.get_one(User, 1)
+        user = row(session, User, 1)
         user.nick = "x"
         new = User(name="b")
         session.add(new)
@@ -345,6 +385,30 @@ def test_a_put_that_the_database_refuses_changes_nothing(store: SqlAlchemyStore)
     assert store.get(Word, {"id": 7}) is not None
 
 
+def test_what_a_refused_put_brought_along_is_what_it_was(store: SqlAlchemyStore) -> None:
+    """Else it would be taken for another one's row when it is put again."""
+    store.put(Word(id=1, text="w"))
+    pet = Pet(name="rex")
+    objs: list[Any] = [User(name="a", pets=[pet]), Word(text="x")]
+    with pytest.raises(IntegrityError):
+        # Tools are the last to be sent.
+        store.batch_put([*objs, Membership(id=1, user_id=99)])
+    assert inspect(pet).transient
+    assert vars(pet).keys() & {"id", "owner_id"} == set()
+    store.batch_put(objs)
+    found = store.get(Pet, {"name": "rex"})
+    assert found is not None
+    assert found.owner_id == objs[0].id
+
+
+def test_what_comes_along_may_be_put_as_well(store: SqlAlchemyStore) -> None:
+    pet = Pet(name="rex")
+    user = User(name="a", pets=[pet])
+    store.batch_put([pet, user, user])
+    assert (pet.id, pet.owner_id) == (1, 1)
+    assert store.batch_get(User, [{"id": 1}, {"id": 2}])[1] is None
+
+
 def test_a_row_that_came_between_question_and_insert_is_replaced(
     engine: Engine, statements: Statements
 ) -> None:
@@ -412,6 +476,30 @@ def test_it_says_what_it_takes() -> None:
         SqlAlchemyStore(engine=wrong)
     with pytest.raises(TypeError, match="pass a sessionmaker"):
         SqlAlchemyStore(sessionmaker=wrong)
+
+
+def test_a_forked_child_has_connections_of_its_own(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    with database("postgresql", tmp_path, postgres_server) as engine:
+        url = engine.url.render_as_string(hide_password=False)
+        with SqlAlchemyStore(uri=url) as store:
+
+            def backend() -> int:
+                with store._session() as session:
+                    return int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+            before = backend()
+            context = multiprocessing.get_context("fork")
+            receiver, sender = context.Pipe(duplex=False)
+            child = context.Process(target=lambda: sender.send((backend(), backend())))
+            child.start()
+            first, second = receiver.recv()
+            child.join()
+            assert child.exitcode == 0
+            assert first == second != before
+            # The child did not close this one.
+            assert backend() == before
 
 
 def test_it_opens_a_uri_and_closes_what_it_opened(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_nothing_grows_where_keys_change() -> None:
     assert not store._records
 
 
-@pytest.mark.parametrize("maxsize", [0, -1, 1.5, "5"])
+@pytest.mark.parametrize("maxsize", [0, -1, 1.5, "5", True])
 def test_what_is_no_maxsize_is_refused(maxsize: Any) -> None:
     with pytest.raises(ValueError, match="maxsize"):
         ProcessMemoryStore(maxsize=maxsize)

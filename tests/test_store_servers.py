@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -238,8 +239,17 @@ def test_a_url_opens_a_store(redis_server: RedisServer, redis_url: str) -> None:
 
 @pytest.mark.parametrize("client", [5, None, {}])
 def test_what_is_no_client_of_redis_is_refused(client: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=re.escape(f"client={client!r}: pass a redis.Redis")):
         RedisStore(client)
+
+
+@pytest.mark.parametrize("prefix", [5, None, b"bytes"])
+def test_what_is_no_prefix_is_refused(prefix: Any) -> None:
+    message = re.escape(f"prefix={prefix!r}: write a str")
+    with pytest.raises(TypeError, match=message):
+        RedisStore("redis://127.0.0.1:1", prefix=prefix)
+    with pytest.raises(TypeError, match=message):
+        MemcacheStore(["127.0.0.1:1"], prefix=prefix)
 
 
 @pytest.mark.parametrize(

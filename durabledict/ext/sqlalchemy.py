@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..stores.base import BaseStore
 from ..stores.cachelayers import layer_of
@@ -21,8 +22,9 @@ try:
     from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, scoped_session
     from sqlalchemy.orm import sessionmaker as session_factory
 
-    from ..stores.sqlalchemy import TOLD, SqlAlchemyStore
-    from .sqlalchemychanges import READER, Before, Progress, look_before_flush
+    from ..stores.sqlalchemy import SqlAlchemyStore
+    from ..stores.sqlalchemychanges import READER, TOLD, Before, look_before_flush
+    from .sqlalchemyprogress import Progress
     from .sqlalchemystatements import execute
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("sqlalchemy"):
@@ -54,6 +56,9 @@ class StockpyleSessionExtension:
 
     def __init__(self, store: BaseStore) -> None:
         self._own: list[Layer] = []
+        # What is to be emptied when a connection's own transaction is committed.
+        self._joined: WeakKeyDictionary[Connection, list[tuple[list[Layer], list[Any]]]]
+        self._joined = WeakKeyDictionary()
         self._layers = self._layers_of(store)
         if not self._layers:
             raise ValueError(f"store={store!r}: there is no cache in it that could be told")
@@ -115,24 +120,28 @@ class StockpyleSessionExtension:
         progress = self._progress(session)
         if progress is not None:
             progress.current(session).flushed(session, progress.before)
-            progress.before = Before()
 
     def _deleted(self, session: Session, obj: Any) -> None:
         progress = self._progress(session)
         if progress is not None:
-            progress.current(session).deleted(obj)
+            progress.current(session).deleted(obj, progress.before)
 
     def _after_flush_postexec(self, session: Session, _: Any) -> None:
-        # Another listener to the commit flushed once more, after ours.
         progress = self._progress(session)
-        if progress is not None and progress.is_committing:
-            self._announce(session, progress)
+        if progress is not None:
+            progress.before = Before()
+            # Another listener to the commit flushed once more, after ours.
+            self._announce_more(session, progress)
 
     def _execute(self, state: ORMExecuteState) -> Any:
         if not (state.is_update or state.is_delete or state.is_insert):
             return None
         progress = self._progress(state.session)
-        return None if progress is None else execute(state, progress)
+        if progress is None:
+            return None
+        result = execute(state, progress)
+        self._announce_more(state.session, progress)
+        return result
 
     # -- how it ended -----------------------------------------------------------------------------
 
@@ -144,11 +153,19 @@ class StockpyleSessionExtension:
             progress.is_committing = True
             self._announce(session, progress)
 
+    def _announce_more(self, session: Session, progress: Progress) -> None:
+        """Put the markers of what another listener to the commit does, after ours."""
+        if progress.is_committing and session.get_nested_transaction() is None:
+            self._announce(session, progress)
+
+    def _layers_for(self, session: Session) -> list[Layer]:
+        told = session.info.get(TOLD, ())
+        return [layer for layer in self._layers if not any(layer.store is s for s in told)]
+
     def _announce(self, session: Session, progress: Progress) -> None:
         """Put the markers: from now on nobody fills a cache with what is about to change."""
         changes = progress.take(session)
-        told = session.info.get(TOLD, ())
-        layers = [layer for layer in self._layers if not any(layer.store is s for s in told)]
+        layers = self._layers_for(session)
         if not changes or not layers:
             return
         for layer in self._own:
@@ -165,7 +182,7 @@ class StockpyleSessionExtension:
             written, gone = [], [*written, *gone]
             progress.joined = True
             for connection in set(outer):
-                _empty_at_commit(connection, layers, gone)
+                self._empty_at_commit(connection, layers, gone)
         progress.everything |= changes.everything
         progress.writing.begin(written, gone)
 
@@ -178,15 +195,16 @@ class StockpyleSessionExtension:
             # A savepoint is released: the event is the same.
             progress.released.add(nested)
             return
+        if progress.take(session):
+            # Another listener released a savepoint after ours: that has no markers.
+            progress.everything = True
         writing, progress.writing = progress.writing, None
-        if writing is None:
-            return
-        if progress.joined:
+        if writing is not None and progress.joined:
             writing.abandon()
-        else:
+        elif writing is not None:
             writing.end()
         if progress.everything:
-            writing.forget_all()
+            WriteThrough(self._layers_for(session)).forget_all()
 
     def _ended(self, session: Session, transaction: SessionTransaction) -> None:
         progress = self._progress(session)
@@ -199,6 +217,30 @@ class StockpyleSessionExtension:
                 # It was to be committed, and nobody can tell whether it was.
                 progress.writing.abandon()
             session.info.pop(self, None)
+
+    def _empty_at_commit(
+        self, connection: Connection, layers: list[Layer], objs: list[Any]
+    ) -> None:
+        """Leave markers when a connection's own transaction is committed, until they expire.
+
+        A rollback leaves it for the next commit, where it costs some misses.
+
+        """
+        waiting = self._joined.get(connection)
+        if waiting is None:
+            # Once for each connection: a listener that was called is not freed.
+            waiting = self._joined[connection] = []
+
+            def empty(*_: Any) -> None:
+                while waiting:
+                    writing = WriteThrough(waiting[0][0])
+                    writing.begin((), waiting[0][1])
+                    writing.abandon()
+                    del waiting[0]
+
+            for name in ("commit", "commit_twophase"):
+                event.listen(connection, name, empty)
+        waiting.append((layers, objs))
 
 
 def sync_sessions(target: Any, store: BaseStore) -> Callable[[], None]:
@@ -215,22 +257,6 @@ def sync_sessions(target: Any, store: BaseStore) -> Callable[[], None]:
 
     """
     return StockpyleSessionExtension(store).listen(target)
-
-
-def _empty_at_commit(connection: Connection, layers: list[Layer], objs: list[Any]) -> None:
-    """Leave markers when a connection's own transaction is committed; they stay until they expire.
-
-    A rollback leaves it for the next commit, where it costs some misses.
-
-    """
-
-    def empty(*_: Any) -> None:
-        writing = WriteThrough(layers)
-        writing.begin((), objs)
-        writing.abandon()
-
-    for name in ("commit", "commit_twophase"):
-        event.listen(connection, name, empty, once=True)
 
 
 def _sessions_of(target: Any) -> Any:

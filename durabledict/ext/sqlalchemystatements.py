@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import UniqueConstraint, select
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session
+from sqlalchemy.orm.exc import UnmappedColumnError
 
-from ..stores.keys import index_of
+from ..stores.sqlalchemychanges import reader
 from ..stores.sqlalchemymappers import copy_of, first_names, shape_of
-from ..stores.sqlalchemyqueries import find
-from ..stores.sqlalchemyrows import rows_of
-from .sqlalchemychanges import Changes, Progress, reader
+from ..stores.sqlalchemyqueries import parts_of, query
+from ..stores.sqlalchemyrows import reload, rows_of
+from .sqlalchemyprogress import Progress
 
 __all__ = ["execute"]
 
@@ -32,10 +33,7 @@ def execute(state: ORMExecuteState, progress: Progress) -> Any:
     if state.is_update or state.is_delete:
         return _execute_on_rows(state, mapper, progress)
     if state.is_insert and _replaces(state.statement):
-        result = state.invoke_statement()
-        changes = progress.current(state.session)
-        _note_replaced(state.session, mapper, state.parameters, changes)
-        return result
+        return _execute_upsert(state, mapper, progress)
     # A row that is new is in no cache.
     return None
 
@@ -48,25 +46,31 @@ def _execute_on_rows(state: ORMExecuteState, mapper: Mapper[Any], progress: Prog
     rows = _rows_before(state, mapper)
     result = state.invoke_statement()
     changes = progress.current(session)
-    changes.gone += [copy_of(row) for row in rows]
+    changes.gone += [copy_of(row) for row in rows or ()]
     count = getattr(result, "rowcount", -1)
-    if count not in (-1, None, len(rows)):
-        # Others have changed which rows it is about, between our question and the statement.
+    if rows is None or count not in (-1, None, len(rows)):
+        # Others have added rows that it is about, between our question and the statement.
         changes.everything = True
     return result
 
 
-def _rows_before(state: ORMExecuteState, mapper: Mapper[Any]) -> list[Any]:
+def _rows_before(state: ORMExecuteState, mapper: Mapper[Any]) -> list[Any] | None:
+    """Return the rows that a statement is about, locked, as it will lock them; None: who knows."""
+    statement: Any = state.statement
     with reader(state.session, mapper) as reading:
         if isinstance(state.parameters, Sequence):
             primary = shape_of(mapper).primary
+            if not all(row.keys() >= set(primary) for row in state.parameters):
+                # The same statement many times, `dml_strategy="core_only"`.
+                return None
             identities = [tuple(row[name] for name in primary) for row in state.parameters]
-            return list(rows_of(reading, mapper, identities).values())
-        statement: Any = state.statement
-        found = select(mapper.class_)
+            return list(rows_of(reading, mapper, identities, lock=True).values())
+        found = select(mapper.class_).with_for_update(of=list(mapper.tables))
         if statement.whereclause is not None:
             found = found.where(statement.whereclause)
-        return list(reading.scalars(found, dict(state.parameters or {})).unique())
+        rows = list(reading.scalars(found, dict(state.parameters or {})).unique())
+        reload(reading, rows)
+        return rows
 
 
 def _replaces(statement: Any) -> bool:
@@ -80,24 +84,77 @@ def _replaces(statement: Any) -> bool:
     )
 
 
-def _note_replaced(
-    session: Session, mapper: Mapper[Any], parameters: Any, changes: Changes
-) -> None:
+def _execute_upsert(state: ORMExecuteState, mapper: Mapper[Any], progress: Progress) -> Any:
+    session, parameters = state.session, state.parameters
+    if session.autoflush:
+        session.flush()
     given = [parameters] if isinstance(parameters, Mapping) else list(parameters or ())
-    if not given:
-        # They are in the statement itself.
+    wanted = _conflicts(mapper, given)
+    # Before it, as they may have other keys afterwards; and after it, as they may come meanwhile.
+    rows = _rows_with(session, mapper, wanted or {})
+    result = state.invoke_statement()
+    changes = progress.current(session)
+    changes.gone += rows + _rows_with(session, mapper, wanted or {})
+    if wanted is None:
         changes.everything = True
-    others: list[dict[str, Any]] = []
-    for row in given:
-        names = next((n for n in index_of(mapper.class_).keys if set(n) <= row.keys()), None)
-        if names is None:
-            changes.everything = True
-        elif names == first_names(mapper.class_):
-            blank = mapper.class_manager.new_instance()
-            changes.gone.append(copy_of(blank, **{name: row[name] for name in names}))
-        else:
-            others.append({name: row[name] for name in names})
-    if others:
-        with reader(session, mapper) as reading:
-            found = [row for row in find(reading, mapper, others) if row is not None]
-        changes.gone += [copy_of(row) for row in found]
+    return result
+
+
+Wanted = dict[tuple[str, ...], list[tuple[Any, ...]]]
+
+
+def _conflicts(mapper: Mapper[Any], given: Sequence[Mapping[str, Any]]) -> Wanted | None:
+    """Return by which unique values an INSERT may meet rows; None: who knows.
+
+    :param given: what it is to insert; nothing: it is in the statement itself
+
+    """
+    wanted: Wanted = {}
+    if not given:
+        return None
+    for columns in _unique_columns(mapper):
+        try:
+            names = tuple(mapper.get_property_by_column(column).key for column in columns)
+        except UnmappedColumnError:
+            return None
+        if not names:
+            return None
+        for row in given:
+            if not all(name in row or _is_free(c) for name, c in zip(names, columns, strict=True)):
+                return None
+            values = tuple(row.get(name) for name in names)
+            # NULL conflicts with nothing.
+            if None not in values:
+                wanted.setdefault(names, []).append(values)
+    return wanted
+
+
+def _unique_columns(mapper: Mapper[Any]) -> list[list[Any]]:
+    """Return the columns of each unique constraint and index; of one on an expression, none."""
+    found: list[list[Any]] = []
+    for given in mapper.tables:
+        table: Any = given
+        found.append(list(table.primary_key.columns))
+        found += [list(c.columns) for c in table.constraints if isinstance(c, UniqueConstraint)]
+        for index in table.indexes:
+            if index.unique:
+                columns = list(index.columns)
+                found.append(columns if columns == list(index.expressions) else [])
+    return found
+
+
+def _is_free(column: Any) -> bool:
+    """Whether what the database puts into a column that is not given conflicts with no row."""
+    if column is column.table.autoincrement_column:
+        return True
+    return column.default is None and column.server_default is None
+
+
+def _rows_with(session: Session, mapper: Mapper[Any], wanted: Wanted) -> list[Any]:
+    found: list[Any] = []
+    with reader(session, mapper) as reading:
+        for names, values in wanted.items():
+            for part in parts_of(values, len(names)):
+                found += query(reading, mapper, {names: part}, lock=True)
+        reload(reading, found)
+        return [copy_of(row) for row in found]

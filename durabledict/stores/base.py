@@ -91,7 +91,8 @@ class BaseStore(ABC):
         A Store that learns only in a transaction what it will hold calls `begin` there.
 
         :param begin: is called once, before others can see the write: with the objects as they will
-            be stored, and those that will be gone
+            be stored, and those that will be gone; and ``everything=True`` where it is not known
+            what else will be
         :param told: the Stores that `begin` tells of it
 
         """

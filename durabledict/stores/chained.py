@@ -322,9 +322,15 @@ class ChainedStore(BaseStore):
         return self._last._is_whole(obj)
 
     def release(self) -> None:
-        """Release all Stores of the chain."""
+        """Release all Stores of the chain; what the first of them raised is raised at the end."""
+        errors = []
         for store in self._stores:
-            store.release()
+            try:
+                store.release()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def _told(source: Any, klass: type, keys: Sequence[Key]) -> Sequence[Any]:

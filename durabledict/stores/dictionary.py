@@ -246,9 +246,12 @@ class BaseDictionaryStore(BaseStore):
             self._remove_if(stale)
 
     def _delete_prepared(self, names: Sequence[tuple[str, tuple[str, ...]]]) -> None:
-        several = [name for name, pointers in names if pointers]
+        # With polymorphic=True another object's pointer may have the name of this one's record.
+        several = [name for name, pointers in names if pointers or self.polymorphic]
         before = self._read_before(several)
-        self._remove_many([name for name, _ in names])
+        records = [name for name, _ in names if not _is_pointer(before.get(name))]
+        if records:
+            self._remove_many(records)
         stale = {pointer: pack_pointer(name) for name, pointers in names for pointer in pointers}
         stale.update(stale_pointers(before, {}))
         if stale:
@@ -293,6 +296,13 @@ class BaseDictionaryStore(BaseStore):
         if expires and expires <= clock.now():
             return None
         return coder.decode(self.encoding, self.old_encoding, self.keyspace, name, payload)
+
+
+def _is_pointer(cell: bytes | None) -> bool:
+    try:
+        return cell is not None and pointer_of(cell) is not None
+    except DecodingError:
+        return False
 
 
 def _targets(cells: Mapping[str, bytes]) -> dict[str, str]:

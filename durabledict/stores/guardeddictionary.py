@@ -14,9 +14,20 @@ from .dictionary import BaseDictionaryStore, Prepared, Writing
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address, index_of, locate_all, matches
 
-__all__ = ["GuardedDictionaryStore", "SettledCell"]
+__all__ = ["GuardedDictionaryStore", "SettledCell", "checked_prefix"]
 
 logger = logging.getLogger("durabledict.stores")
+
+
+def checked_prefix(prefix: Any) -> str:
+    """Return what all names begin with.
+
+    :raises TypeError: it is no str
+
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f'prefix={prefix!r}: write a str, "objects:" say')
+    return prefix
 
 
 class SettledCell(NamedTuple):

@@ -13,7 +13,7 @@ from . import lifetime as clock
 from .cells import is_marker, marker
 from .dictionary import Writing
 from .guarded import SPOILED_LIFE
-from .guardeddictionary import GuardedDictionaryStore, SettledCell
+from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
 from .lifetime import LifetimeCallback
 
 try:
@@ -91,6 +91,7 @@ class MemcacheStore(GuardedDictionaryStore):
         old_encoding: Any = None,
         allow_unsigned: bool = False,
     ) -> None:
+        checked_prefix(prefix)
         super().__init__(
             polymorphic,
             lifetime_cb,

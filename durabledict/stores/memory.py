@@ -74,7 +74,7 @@ class ProcessMemoryStore(GuardedStore):
         *,
         stamp: Any = None,
     ) -> None:
-        if maxsize is not None and (not isinstance(maxsize, int) or maxsize < 1):
+        if maxsize is not None and (type(maxsize) is not int or maxsize < 1):
             raise ValueError(f"maxsize={maxsize!r}: write a number of objects, 1 or more")
         self.polymorphic = polymorphic
         self.lifetime_cb = checked_callback(lifetime_cb)

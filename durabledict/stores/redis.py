@@ -10,7 +10,7 @@ from ..basicencodings import PickleEncoding
 from .cells import is_marker, marker, pack_pointer
 from .dictionary import Prepared, Writing, stale_pointers
 from .guarded import SPOILED_LIFE
-from .guardeddictionary import GuardedDictionaryStore, SettledCell
+from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
 from .lifetime import LifetimeCallback
 
 try:
@@ -125,6 +125,7 @@ class RedisStore(GuardedDictionaryStore):
         old_encoding: Any = None,
         allow_unsigned: bool = False,
     ) -> None:
+        checked_prefix(prefix)
         super().__init__(
             polymorphic,
             lifetime_cb,

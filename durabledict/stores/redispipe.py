@@ -74,7 +74,7 @@ class Pipe:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._servers = servers_of(client)
+        self._servers = servers_of(client, "client")
         self._enter()
 
     def _enter(self) -> None:

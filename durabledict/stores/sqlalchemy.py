@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
 
 try:
@@ -16,9 +17,11 @@ try:
     from sqlalchemy.orm import sessionmaker as session_factory
     from sqlalchemy.orm.exc import StaleDataError
 
+    from .sqlalchemychanges import TOLD, Noted
     from .sqlalchemymappers import (
         Shape,
         by_class,
+        first_key,
         first_names,
         identity_of,
         is_whole,
@@ -38,15 +41,12 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["TOLD", "SqlAlchemyStore"]
+__all__ = ["SqlAlchemyStore"]
 
 T = TypeVar("T")
 
 #: Tries of a put whose rows others make and delete at that moment.
 TRIES = 3
-
-#: In `Session.info`: the Stores that are told of the session's writes by somebody else already.
-TOLD = "durabledict.told"
 
 
 class SqlAlchemyStore(BaseStore):
@@ -117,6 +117,15 @@ class SqlAlchemyStore(BaseStore):
             raise TypeError(f"sessionmaker={sessionmaker!r}: pass a sessionmaker")
         self._sessionmaker = sessionmaker
         self._merge_into = merge_into
+        # Of the processes that this one was forked from: theirs to close.
+        self._inherited: list[Any] = []
+        if self._own_engine is not None:
+            call_after_fork(self)
+
+    def _after_fork(self) -> None:
+        if self._own_engine is not None:
+            self._inherited.append(self._own_engine.pool)
+            self._own_engine.dispose(close=False)
 
     def __repr__(self) -> str:
         return f"SqlAlchemyStore({self._sessionmaker if self._engine is None else self._engine!r})"
@@ -225,6 +234,7 @@ class SqlAlchemyStore(BaseStore):
         for tries_left in reversed(range(TRIES)):
             with self._session(told) as session:
                 puts = Puts(session, objs)
+                noted = None if begin is None or not _has_related(objs) else Noted(session)
                 try:
                     puts.flush()
                 except BaseException as error:
@@ -237,7 +247,11 @@ class SqlAlchemyStore(BaseStore):
                     raise
                 try:
                     if begin is not None:
-                        begin(puts.read_back(), [*puts.replaced, *puts.unchanged()])
+                        written = puts.read_back()
+                        gone = [*puts.replaced, *puts.unchanged()]
+                        if noted is not None:
+                            gone += _beside(noted, session, puts.stored)
+                        begin(written, gone, everything=_is_unknown(noted))
                     puts.load()
                     session.commit()
                 except BaseException:
@@ -254,13 +268,15 @@ class SqlAlchemyStore(BaseStore):
         told: Iterable[BaseStore] = (),
     ) -> None:
         with self._session(told) as session:
+            noted = None if begin is None or not _has_related(objs) else Noted(session)
             gone = _rows_to_delete(session, objs)
             for row in gone:
                 session.delete(row)
             session.flush()
             if begin is not None:
                 # What the caller has may be under another key than what was there.
-                begin((), [*objs, *gone])
+                beside = [] if noted is None else _beside(noted, session, gone)
+                begin((), [*objs, *gone, *beside], everything=_is_unknown(noted))
             session.commit()
 
     def _write_through(
@@ -269,11 +285,11 @@ class SqlAlchemyStore(BaseStore):
         mapped = [obj for obj in objs if mapper_of(type(obj)) is not None]
         others = [obj for obj in objs if mapper_of(type(obj)) is None]
 
-        def begin_all(written: Iterable[Any], gone: Iterable[Any]) -> None:
+        def begin_all(written: Iterable[Any], gone: Iterable[Any], *, everything: bool) -> None:
             if deleted:
-                begin(written, [*gone, *others])
+                begin(written, [*gone, *others], everything=everything)
             else:
-                begin([*written, *others], gone)
+                begin([*written, *others], gone, everything=everything)
 
         (self._delete if deleted else self._put)(mapped, begin_all, told)
 
@@ -309,6 +325,31 @@ def _is_primary(shape: Shape, key: Key) -> bool:
     if shape.deferred or not isinstance(key, Mapping) or shape.primary != tuple(key):
         return False
     return not any(value is None for value in key.values())
+
+
+def _has_related(objs: Iterable[Any]) -> bool:
+    """Whether a put or delete of objects may write others as well."""
+    mappers = {mapper_of(type(obj)) for obj in objs}
+    return any(
+        shape_of(each).related
+        for mapper in mappers
+        for each in (() if mapper is None else mapper.self_and_descendants)
+    )
+
+
+def _is_unknown(noted: Noted | None) -> bool:
+    """Whether something was deleted beside, and nobody knows under which key."""
+    return noted is not None and noted.changes.everything
+
+
+def _beside(noted: Noted, session: Session, objs: Iterable[Any]) -> list[Any]:
+    """Return what a put or delete wrote and deleted, as its relationships said, beside objects."""
+    for mapper, group in by_class(objs).items():
+        for obj in group:
+            noted.changes.written.pop((mapper, tuple(state_of(obj).key[1])), None)
+    written, gone = noted.changes.read_back(session)
+    own = {first_key(obj) for obj in objs}
+    return [obj for obj in (*written, *gone) if first_key(obj) not in own]
 
 
 def _rows_to_delete(session: Session, objs: list[Any]) -> list[Any]:

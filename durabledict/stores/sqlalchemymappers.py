@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper, PassiveFlag
-from sqlalchemy.orm.attributes import get_history, set_committed_value
+from sqlalchemy.orm.attributes import History, get_history, set_committed_value
 
 from .keys import index_of
 
@@ -16,17 +17,22 @@ __all__ = [
     "PASSIVE",
     "Shape",
     "by_class",
+    "changed_columns",
     "copy_of",
+    "first_key",
     "first_names",
     "has_all",
     "has_changed_columns",
     "identity_of",
     "is_whole",
+    "key_columns",
     "mapper_of",
     "shape_of",
     "state_of",
 ]
 
+
+logger = logging.getLogger("durabledict.stores")
 
 #: Nothing is loaded to tell what an attribute was.
 PASSIVE = PassiveFlag.PASSIVE_NO_INITIALIZE
@@ -135,12 +141,14 @@ def has_changed_columns(obj: Any) -> bool:
     mapper = mapper_of(type(obj))
     if mapper is None:
         return False
-    columns = shape_of(mapper).columns
-    return any(
-        get_history(obj, name, PASSIVE).has_changes()
-        for name in list(state_of(obj).committed_state)
-        if name in columns
-    )
+    return bool(changed_columns(obj, shape_of(mapper).columns))
+
+
+def changed_columns(obj: Any, among: Iterable[str]) -> dict[str, History]:
+    """Return which of some columns an UPDATE is due of, and their histories."""
+    changed = state_of(obj).committed_state.keys() & among
+    histories = {name: get_history(obj, name, PASSIVE) for name in changed}
+    return {name: each for name, each in histories.items() if each.has_changes()}
 
 
 def copy_of(obj: Any, **values: Any) -> Any:
@@ -167,3 +175,32 @@ def first_names(klass: type) -> tuple[str, ...]:
     if getattr(klass, "__stockpyle_keys__", None) is None:
         return ()
     return index_of(klass).keys[0]
+
+
+def first_key(obj: Any) -> tuple[Any, ...] | None:
+    """Return what caches have an object under; None: they cannot have it."""
+    try:
+        key = type(obj), *[getattr(obj, name) for name in first_names(type(obj))]
+        hash(key)
+    except Exception as error:
+        # A property of the class's own raises what it likes.
+        logger.debug("%r has no first key: %s", type(obj), error)
+        return None
+    return key
+
+
+def key_columns(mapper: Mapper[Any]) -> frozenset[str]:
+    """Return the columns that the first key is made of.
+
+    Of a key that is computed, by a hybrid or a property, they are all that there are.
+
+    """
+    found = set()
+    for given in first_names(mapper.class_):
+        name = given
+        while name in mapper.synonyms:
+            name = mapper.synonyms[name].name
+        if name not in mapper.column_attrs:
+            return shape_of(mapper).columns
+        found.add(name)
+    return frozenset(found)

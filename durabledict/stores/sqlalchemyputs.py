@@ -11,10 +11,12 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from .sqlalchemymappers import (
     by_class,
+    changed_columns,
     copy_of,
     first_names,
     has_changed_columns,
     identity_of,
+    key_columns,
     mapper_of,
     shape_of,
     state_of,
@@ -61,7 +63,10 @@ class Puts:
         # Each merge would flush what the one before it did.
         with self._session.no_autoflush:
             for obj, identity in zip(self._objs, identified, strict=True):
-                if identity in repeated and identity is not None:
+                if state_of(obj).session is self._session:
+                    # It came with another one, or is there twice.
+                    self._note(obj)
+                elif identity in repeated and identity is not None:
                     if identity in seen:
                         # So that the merge finds what the one before it made.
                         self._session.flush()
@@ -97,19 +102,21 @@ class Puts:
         return identified
 
     def _add(self, obj: Any) -> None:
-        self._added.append((obj, dict(state_of(obj).dict)))
+        # With all that it brings along.
+        self._added += [(each, dict(state_of(each).dict)) for each in (obj, *_brought_along(obj))]
         self._session.add(obj)
         self._note(obj)
 
     def _merge(self, obj: Any) -> None:
-        names = first_names(type(obj))
         mapper = mapper_of(type(obj))
         assert mapper is not None
         row = self._existing.get((mapper, identity_of(obj, shape_of(mapper)) or ()))
-        before = {} if row is None else {name: getattr(row, name) for name in names}
         merged = self._session.merge(obj)
-        if any(getattr(merged, name) != value for name, value in before.items()):
-            self.replaced.append(copy_of(merged, **before))
+        if row is not None and first_names(type(obj)):
+            changed = changed_columns(merged, key_columns(mapper))
+            if changed:
+                old = {name: each.deleted[0] for name, each in changed.items() if each.deleted}
+                self.replaced.append(copy_of(merged, **old))
         if row is None or has_changed_columns(merged):
             self._note(merged)
         else:
@@ -165,12 +172,14 @@ def _is_free(obj: Any) -> bool:
     state = state_of(obj)
     if state.key is not None or state.session is not None:
         return False
+    others = map(state_of, _brought_along(obj))
+    return all(other.key is None and other.session is None for other in others)
+
+
+def _brought_along(obj: Any) -> list[Any]:
+    """Return the objects that are added when this one is."""
     mapper = mapper_of(type(obj))
-    return (
-        mapper is None
-        or not shape_of(mapper).related
-        or all(
-            other.key is None and other.session is None
-            for _, _, other, _ in mapper.cascade_iterator("save-update", state)
-        )
-    )
+    if mapper is None or not shape_of(mapper).related:
+        return []
+    found = mapper.cascade_iterator("save-update", state_of(obj))
+    return [other.obj() for _, _, other, _ in found]

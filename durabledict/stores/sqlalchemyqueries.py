@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import and_, or_, select, tuple_
+from sqlalchemy import and_, bindparam, or_, select, tuple_
 from sqlalchemy.orm import Mapper, Session, undefer
 
 from ..errors import NonUniqueKeyError
@@ -14,13 +14,18 @@ from .base import Key
 from .keys import NotIndexedError
 from .sqlalchemymappers import shape_of
 
-__all__ = ["AT_ONCE", "checked_names", "find", "find_one", "query"]
+__all__ = ["checked_names", "find", "find_one", "parts_of", "query"]
 
 #: Keys of one query: databases limit its parameters, SQLite to 32,766.
 AT_ONCE = 5_000
 
+#: And values, of keys of many attributes.
+VALUES = 30_000
+
 #: Databases that compare rows: (a, b) IN ((1, 2), (3, 4)).
 COMPARE_ROWS = frozenset({"mariadb", "mysql", "oracle", "postgresql", "sqlite"})
+
+V = TypeVar("V")
 
 Names = tuple[str, ...]
 Rows = dict[tuple[Any, ...], Any]
@@ -75,7 +80,7 @@ def query(
     if lock:
         # In one order, so that two who lock the same rows do not wait for each other.
         key = [getattr(mapper.class_, name) for name in shape.primary]
-        found = found.order_by(*key).with_for_update(of=mapper.class_)
+        found = found.order_by(*key).with_for_update(of=list(mapper.tables))
     if limit is not None:
         found = found.limit(limit)
     result = session.scalars(found)
@@ -88,28 +93,34 @@ def _criterion(
     mapper: Mapper[Any], names: Names, values: Sequence[tuple[Any, ...]], dialect: str
 ) -> Any:
     attributes = [getattr(mapper.class_, name) for name in names]
-    nulls = [row for row in values if None in row]
-    whole = [row for row in values if row not in nulls] if nulls else values
+    # NULL is in no list: rows of values that have it in the same places are one list of the others.
+    # One term for each row would be too deep for SQLite, from the thousandth on.
+    groups: dict[tuple[bool, ...], list[tuple[Any, ...]]] = {}
+    for row in values:
+        groups.setdefault(tuple([value is None for value in row]), []).append(row)
     parts: list[Any] = []
-    if len(names) == 1:
-        if whole:
-            parts.append(attributes[0].in_([row[0] for row in whole]))
-    elif len(whole) > 1 and dialect in COMPARE_ROWS:
-        parts.append(tuple_(*attributes).in_(whole))
-    else:
-        parts += [_equal(attributes, row) for row in whole]
-    # NULL is in no list.
-    parts += [_equal(attributes, row) for row in nulls]
+    for nulls, rows in groups.items():
+        empty = [each.is_(None) for each, is_null in zip(attributes, nulls, strict=True) if is_null]
+        others = [each for each, is_null in zip(attributes, nulls, strict=True) if not is_null]
+        if empty:
+            rows = [tuple([value for value in row if value is not None]) for row in rows]
+        parts.append(and_(*empty, _among(others, rows, dialect)) if others else and_(*empty))
     return or_(*parts)
 
 
-def _equal(attributes: Sequence[Any], row: tuple[Any, ...]) -> Any:
-    return and_(
-        *[
-            attribute.is_(None) if value is None else attribute == value
-            for attribute, value in zip(attributes, row, strict=True)
-        ]
-    )
+def _among(attributes: Sequence[Any], rows: Sequence[tuple[Any, ...]], dialect: str) -> Any:
+    if len(attributes) == 1:
+        # Of the column's type, as SQLAlchemy sends what it stores there: not of the value's own.
+        values = [row[0] for row in rows]
+        bound = bindparam(None, values, attributes[0].type, unique=True, expanding=True)
+        return attributes[0].in_(bound)
+    if len(rows) > 1 and dialect in COMPARE_ROWS:
+        return tuple_(*attributes).in_(rows)
+    return or_(*[and_(*map(_equal, attributes, row)) for row in rows])
+
+
+def _equal(attribute: Any, value: Any) -> Any:
+    return attribute == bindparam(None, value, attribute.type, unique=True)
 
 
 def find_one(session: Session, mapper: Mapper[Any], key: Key) -> Any:
@@ -152,24 +163,41 @@ def find(session: Session, mapper: Mapper[Any], keys: Sequence[Key]) -> list[Any
         places.append((group, values))
     for part in _parts(groups):
         rows = query(session, mapper, part)
-        if _assign(mapper, rows, groups):
-            for names, asked in part.items():
-                for values in asked:
-                    if groups[names][values] is None:
-                        key = dict(zip(names, values, strict=True))
-                        groups[names][values] = find_one(session, mapper, key)
+        strangers = _assign(mapper, rows, groups)
+        for names, asked in part.items():
+            missing = [values for values in asked if groups[names][values] is None]
+            if missing and not strangers:
+                # A row that answers another key of the batch may answer these as well.
+                similar = {_folded(getattr(row, name) for name in names) for row in rows}
+                missing = [values for values in missing if _folded(values) in similar]
+            for values in missing if rows else ():
+                key = dict(zip(names, values, strict=True))
+                groups[names][values] = find_one(session, mapper, key)
     return [group[values] for group, values in places]
+
+
+def _folded(values: Iterable[Any]) -> tuple[str, ...]:
+    """Return what is the same for most values that databases take for equal."""
+    return tuple([str(value).casefold().strip() for value in values])
 
 
 def _parts(groups: Mapping[Names, Rows]) -> Iterator[dict[Names, list[tuple[Any, ...]]]]:
     """Yield what each query is to ask for."""
-    if groups and sum(map(len, groups.values())) <= AT_ONCE:
+    keys = sum(map(len, groups.values()))
+    values = sum(len(names) * len(group) for names, group in groups.items())
+    if groups and keys <= AT_ONCE and values <= VALUES:
         yield {names: list(group) for names, group in groups.items()}
         return
     for names, group in groups.items():
-        values = list(group)
-        for begin in range(0, len(values), AT_ONCE):
-            yield {names: values[begin : begin + AT_ONCE]}
+        for part in parts_of(list(group), len(names)):
+            yield {names: part}
+
+
+def parts_of(values: list[V], width: int) -> Iterator[list[V]]:
+    """Yield what one query can ask for, of values for so many attributes."""
+    size = max(1, min(AT_ONCE, VALUES // width))
+    for begin in range(0, len(values), size):
+        yield values[begin : begin + size]
 
 
 def _assign(mapper: Mapper[Any], rows: Iterable[Any], groups: Mapping[Names, Rows]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Mapper, Session
 
 from .sqlalchemymappers import by_class, has_all, shape_of, state_of
-from .sqlalchemyqueries import AT_ONCE, query
+from .sqlalchemyqueries import parts_of, query
 
 __all__ = ["reload", "rows_of"]
 
@@ -25,11 +25,10 @@ def rows_of(
     :param lock: keep others from writing them until the transaction ends, where that is to be had
 
     """
-    wanted = list(identities)
+    primary = shape_of(mapper).primary
     found: list[Any] = []
-    for begin in range(0, len(wanted), AT_ONCE):
-        part = {shape_of(mapper).primary: wanted[begin : begin + AT_ONCE]}
-        found += query(session, mapper, part, populate_existing=True, lock=lock)
+    for part in parts_of(list(identities), len(primary)):
+        found += query(session, mapper, {primary: part}, populate_existing=True, lock=lock)
     reload(session, found)
     return {tuple(state_of(obj).key[1]): obj for obj in found}
 
@@ -41,9 +40,8 @@ def reload(session: Session, objs: Sequence[Any]) -> None:
         lacking = [obj for obj in group if not has_all(state_of(obj), shape)]
         if lacking:
             identities = [tuple(state_of(obj).key[1]) for obj in lacking]
-            for begin in range(0, len(lacking), AT_ONCE):
-                part = {shape.primary: identities[begin : begin + AT_ONCE]}
-                query(session, mapper, part, populate_existing=True)
+            for part in parts_of(identities, len(shape.primary)):
+                query(session, mapper, {shape.primary: part}, populate_existing=True)
             for obj in lacking:
                 # What no query of the class brings: a column that one of its own SQL makes.
                 for name in shape.columns - state_of(obj).dict.keys():

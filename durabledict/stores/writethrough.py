@@ -26,14 +26,19 @@ class WriteThrough:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = layers
         self._writes: list[tuple[Layer, Write, bool]] = []
+        self._everything = False
 
-    def begin(self, objs: Iterable[Any], deleted: Iterable[Any] = ()) -> None:
+    def begin(
+        self, objs: Iterable[Any], deleted: Iterable[Any] = (), *, everything: bool = False
+    ) -> None:
         """Before anybody can see the write: put markers, one request to each layer.
 
         :param objs: the objects as they will be stored
         :param deleted: those that will be gone, with the first key that they had
+        :param everything: nobody knows what else will be: at the end all is forgotten
 
         """
+        self._everything |= everything
         for given, gone in ((list(deleted), True), (list(objs), False)):
             for layer in self.layers if given else ():
                 self._writes.append((layer, layer.begin(given), gone))
@@ -51,12 +56,20 @@ class WriteThrough:
             for layer, write, _ in writes:
                 layer.lose(write)
             raise
+        finally:
+            self._forget_what_nobody_knows()
 
     def abandon(self) -> None:
         """After it failed, or where nobody can tell: markers stay until they expire."""
         writes, self._writes = self._writes, []
         for layer, write, _ in writes:
             layer.abandon(write)
+        self._forget_what_nobody_knows()
+
+    def _forget_what_nobody_knows(self) -> None:
+        everything, self._everything = self._everything, False
+        if everything:
+            self.forget_all()
 
     def forget_all(self) -> None:
         """Have the layers forget everything: nobody knows what they hold that is old."""

@@ -339,6 +339,19 @@ class StoreSuite:
         assert other.batch_get(Automobile, keys) == [None, Automobile("B 2"), None]
 
     @needs("polymorphic")
+    def test_a_delete_of_a_base_class_leaves_an_object_of_a_subclass(self) -> None:
+        """Though it has the same key there: it is another object."""
+        store = self.open(polymorphic=True)
+        store.put(Car("B 1"))
+        store.batch_delete([Automobile("B 1"), Automobile("B 2")])
+        other = self.reader(store, polymorphic=True)
+        assert other.get(Car, {"license_plate": "B 1"}) == Car("B 1")
+        assert other.get(Automobile, {"license_plate": "B 1"}) == Car("B 1")
+        store.put(Automobile("B 2"))
+        store.delete(Automobile("B 2"))
+        assert other.get(Automobile, {"license_plate": "B 2"}) is None
+
+    @needs("polymorphic")
     def test_an_object_of_a_subclass_takes_the_place_of_another(self) -> None:
         """Among the objects of the base class; what led to the other one leads to nothing."""
         store = self.open(polymorphic=True)
