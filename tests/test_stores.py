@@ -24,8 +24,8 @@ from durabledict.testing import StoreSuite
 
 from .memcachedserver import MemcachedServer
 
-ALL = frozenset({"copies", "encodes", "lifetimes", "polymorphic", "shared", "threads"})
-IN_MEMORY = frozenset({"clock", "lifetimes", "live", "polymorphic", "threads"})
+ALL = frozenset({"copies", "encodes", "groups", "lifetimes", "polymorphic", "shared", "threads"})
+IN_MEMORY = frozenset({"clock", "groups", "lifetimes", "live", "polymorphic", "threads"})
 
 
 class OnServers(StoreSuite):

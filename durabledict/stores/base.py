@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .groups import Tokens
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -30,10 +32,12 @@ class BaseStore(ABC):
     ===========  ===================================================================
     one object   `put`, `get`, `delete`, `delete_key`
     many         `batch_put`, `batch_get`, `batch_delete`
+    a group      `invalidate_group`
     the end      `release`; a Store is a context manager that calls it
     ===========  ===================================================================
 
-    A subclass has to have the six operations, those of the first two lines but `delete_key`.
+    A subclass has to have the six operations, those of the first two lines but `delete_key`. One
+    that keeps groups, too, has `invalidate_group`.
 
     """
 
@@ -80,6 +84,19 @@ class BaseStore(ABC):
         if found is not None:
             self.delete(found)
 
+    def invalidate_group(self, group: Any) -> None:
+        """Have no object be found any more that was put with a group, in any process.
+
+        :param group: one of those that a class names in ``__stockpyle_groups__``
+        :raises TypeError: it cannot be a group
+        :raises NotImplementedError: this Store does not keep groups
+
+        """
+        raise NotImplementedError(
+            f"{self!r} does not keep groups: write invalidate_group(group), or subclass "
+            "BaseDictionaryStore, which does"
+        )
+
     def release(self) -> None:  # noqa: B027  # not every Store opens something
         """Let go of what the Store itself opened: connections, sessions. It may be used again."""
 
@@ -101,6 +118,33 @@ class BaseStore(ABC):
         else:
             begin(objs, ())
             self.batch_put(objs)
+
+    def _invalidate_as_layer(self, group: Any) -> None:
+        """Invalidate a group for a chain, of which this Store is a cache layer."""
+        self.invalidate_group(group)
+
+    # Who makes an object that is to be stored asks for tokens before, and stores it as of then:
+    # what is invalidated in between is not found (rule 5.8 of docs/internals.rst).
+
+    def _tokens_before(self, klass: type) -> Tokens:
+        """Return what shows later that no group was invalidated since now; {}: it has none.
+
+        :param klass: the class of the objects that are about to be made
+
+        """
+        return {}
+
+    def _tokens_of(self, objs: Iterable[Any]) -> Tokens:
+        """Return the same for objects that there are already."""
+        return {}
+
+    def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
+        """Put objects that were made after the tokens were read.
+
+        One that cannot be shown to be of no group that was invalidated meanwhile is not kept.
+
+        """
+        self.batch_put(objs)
 
     def _is_whole(self, obj: Any) -> bool:
         """Whether what a cache holds still is an object as this Store returns them."""

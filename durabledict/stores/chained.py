@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..options import seconds
 from .base import BaseStore, Key
 from .cachelayers import layer_of
+from .groups import token_name
 from .guarded import GuardedStore
 from .keys import Address, addresses_of, matches
 from .layers import Layer, Look, has_none
@@ -317,6 +318,27 @@ class ChainedStore(BaseStore):
             writing.abandon()
             raise
         writing.end()
+
+    def invalidate_group(self, group: Any, *, durable: bool = False) -> None:
+        """Have no object of a group be served by the caches any more: what is below is asked.
+
+        One or two requests to each, however many objects. A cache that is down is told later, and
+        not read before. The last Store keeps what it has: there it is not out of date.
+
+        :param group: as classes name it in ``__stockpyle_groups__``
+        :param durable: in the last Store as well, before the caches: if that is a cache, too
+        :raises TypeError: it cannot be a group
+
+        """
+        token_name(group)
+        if durable:
+            self._last.invalidate_group(group)
+        # From below: else a get fills a cache from the next one, in between.
+        for layer in reversed(self._layers):
+            layer.invalidate_group(group)
+
+    def _invalidate_as_layer(self, group: Any) -> None:
+        self.invalidate_group(group, durable=True)
 
     def _is_whole(self, obj: Any) -> bool:
         return self._last._is_whole(obj)

@@ -18,9 +18,10 @@ from .. import coder
 from ..basicencodings import PickleEncoding
 from ..errors import DecodingError
 from . import lifetime as clock
-from .base import BaseStore, Key
+from .base import Key
 from .cells import (
     RECORD,
+    Tags,
     pack_pointer,
     pack_record,
     payload_of,
@@ -28,8 +29,10 @@ from .cells import (
     pointer_of,
     record_of,
 )
+from .groups import Tokens
 from .keys import Address, addresses_of, locate_all, matches
 from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .tagging import TaggingStore
 
 __all__ = ["BaseDictionaryStore", "Prepared", "Writing"]
 
@@ -49,7 +52,8 @@ class Prepared(NamedTuple):
 
     :param name: of its record
     :param pointers: names of the pointers to it
-    :param cell: the record; None: its lifetime is over, so that it is not kept
+    :param cell: the record; None: it is not kept. Its lifetime is over, or a group of it may have
+        been invalidated since it was made
     :param lifetime: in seconds; None: for ever
 
     """
@@ -60,7 +64,7 @@ class Prepared(NamedTuple):
     lifetime: float | None
 
 
-class BaseDictionaryStore(BaseStore):
+class BaseDictionaryStore(TaggingStore):
     """A Store over something that holds bytes under names; a subclass says how.
 
     Three methods are needed: `_read`, `_write` and `_remove`. Those of many names have defaults
@@ -69,6 +73,7 @@ class BaseDictionaryStore(BaseStore):
     A get is one read; two by a key other than the first. Where the class has one key, a put is one
     write, and otherwise a read before it and one or two writes after it; so is a delete. What was
     put is not read back: of an encoding that refuses what it has encoded itself, the get will tell.
+    An object with groups is one more read, of their tokens, at a put and at a get.
 
     :param polymorphic: objects are also found as what their base classes are
     :param lifetime_cb: a function of an object that returns its lifetime: seconds, a timedelta, a
@@ -164,9 +169,13 @@ class BaseDictionaryStore(BaseStore):
         addresses = locate_all(klass, keys)
         if not addresses:
             return []
-        cells = dict(self._read_many({address.name: None for address in addresses}))
+        names = {address.name: None for address in addresses}
+        cells, tokens = self._read_beside(names, self._beside(klass))
         targets = _targets(cells)
-        records = self._read_many(dict.fromkeys(targets.values())) if targets else {}
+        records = dict(self._read_many(dict.fromkeys(targets.values()))) if targets else {}
+        for name in self._invalidated({**cells, **records} if records else cells, tokens):
+            cells.pop(name, None)
+            records.pop(name, None)
         return [self._found(address, cells, targets, records) for address in addresses]
 
     def put(self, obj: Any) -> None:
@@ -179,7 +188,13 @@ class BaseDictionaryStore(BaseStore):
 
     def batch_put(self, objs: Iterable[Any]) -> None:
         """Store objects, with as many requests as one takes; all are encoded before any is sent."""
-        prepared = {each.name: each for each in map(self._prepare, objs)}
+        objs = list(objs)
+        self._put_as_of(objs, self._tokens_of(objs))
+
+    def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
+        objs = list(objs)
+        tags = self._tags_for(objs, tokens)
+        prepared = {each.name: each for each in (self._prepare(o, tags[id(o)]) for o in objs)}
         kept = [each for each in prepared.values() if each.cell is not None]
         gone = [each for each in prepared.values() if each.cell is None]
         if kept:
@@ -204,21 +219,33 @@ class BaseDictionaryStore(BaseStore):
         first, *others = [address.name for address in addresses_of(obj, self.polymorphic)]
         return first, tuple(name for name in dict.fromkeys(others) if name != first)
 
-    def _prepare(self, obj: Any) -> Prepared:
+    def _beside(self, klass: type) -> tuple[str, ...]:
+        """Return names of tokens to be read together with objects of a class."""
+        return ()
+
+    def _read_beside(
+        self, names: Mapping[str, None], beside: tuple[str, ...]
+    ) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return what there is under names, and tokens."""
+        cells = dict(self._read_many({**names, **dict.fromkeys(beside)} if beside else names))
+        return cells, {name: cells.pop(name) for name in beside if name in cells}
+
+    def _prepare(self, obj: Any, tags: Tags | None = ()) -> Prepared:
         """Encode an object.
 
+        :param tags: None: it is not to be kept
         :raises EncodingError: naming what it is stored under
 
         """
         name, pointers = self._names(obj)
         lifetime = lifetime_of(obj, self.lifetime_cb)
-        if lifetime is not None and lifetime <= 0:
+        if tags is None or (lifetime is not None and lifetime <= 0):
             return Prepared(name, pointers, None, lifetime)
         expires = 0.0
         if lifetime is not None and not self.expires_natively:
             expires = clock.now() + lifetime
         payload = coder.encode(self.encoding, self.keyspace, name, obj)
-        return Prepared(name, pointers, pack_record(expires, pointers, payload), lifetime)
+        return Prepared(name, pointers, pack_record(expires, pointers, payload, tags), lifetime)
 
     def _read_before(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the records that are about to go; what cannot be read is in nobody's way."""

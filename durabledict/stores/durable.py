@@ -9,6 +9,7 @@ from ..base import DurableDict
 from ..basicencodings import PickleEncoding
 from ..errors import MISSING, DecodingError
 from ..memory import MemoryDict
+from .cells import new_token
 from .dictionary import BaseDictionaryStore, Writing
 from .lifetime import LifetimeCallback
 
@@ -112,6 +113,9 @@ class DurableDictStore(BaseDictionaryStore):
 
     def _write_many(self, writings: Iterable[Writing]) -> None:
         self._dict.update({name: cell for name, cell, _ in writings})
+
+    def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        return {name: self._dict.setdefault(name, new_token()) for name in names}
 
     def _remove_if(self, cells: Mapping[str, bytes]) -> None:
         for name, cell in cells.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..basicencodings import PickleEncoding
 from . import lifetime as clock
-from .cells import is_marker, marker
+from .cells import is_marker, marker, new_token
 from .dictionary import Writing
 from .guarded import SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell
@@ -64,7 +64,8 @@ class MemcacheStore(GuardedDictionaryStore):
     first a get is two. Where the class has more than one key, a put and a delete first ask for the
     record that is there.
 
-    Lifetimes are rounded up to whole seconds.
+    Objects with groups take one request more, for their tokens. A token that is evicted invalidates
+    its group. Lifetimes are rounded up to whole seconds.
 
     :param servers: addresses, as in ``["localhost:11211"]``
     :param polymorphic: objects are also found as what their base classes are
@@ -150,6 +151,13 @@ class MemcacheStore(GuardedDictionaryStore):
             if reply.status == b"VA" and reply.value == cells[name]
         }
         self._ask(still, lambda key, name: [b"md %b C%b\r\n" % (key, still[name])])
+
+    def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        # `ME` adds. An answer of nothing: it was evicted at once, and what has it is invalid.
+        replies = self._ask(
+            names, lambda key, name: [_set(key, new_token(), 0, b" ME"), b"mg %b v\r\n" % key]
+        )
+        return {name: told.value for name, (_, told) in replies.items() if told.status == b"VA"}
 
     # -- for chains -------------------------------------------------------------------------------
 

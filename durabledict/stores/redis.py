@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
-from .cells import is_marker, marker, pack_pointer
+from .cells import is_marker, marker, new_token, pack_pointer
 from .dictionary import Prepared, Writing, stale_pointers
 from .guarded import SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell
@@ -40,12 +40,13 @@ LONGEST = 1 << 60
 MARK = Script("""
 local was = redis.call('GETRANGE', KEYS[1], 0, 13)
 local names = ''
-if string.sub(was, 1, 1) == 'R' and string.len(was) == 14 then
+local kind = string.sub(was, 1, 1)
+if (kind == 'R' or kind == 'T') and string.len(was) == 14 then
   local length = struct.unpack('>I4', string.sub(was, 11, 14))
   if length > 0 then names = redis.call('GETRANGE', KEYS[1], 14, 13 + length) end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {string.sub(was, 1, 1) == 'M' and was ~= ARGV[1] and 1 or 0, names}
+return {kind == 'M' and was ~= ARGV[1] and 1 or 0, names}
 """)
 
 #: ARGV: the marker, milliseconds. Returns what is there, or puts the marker and returns it.
@@ -76,6 +77,14 @@ redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 return 0
 """)
 
+#: ARGV: a token. Returns what is there, or puts the token and returns it.
+ADD = Script("""
+local found = redis.call('GET', KEYS[1])
+if found then return found end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
+""")
+
 #: ARGV: what has to be there.
 REMOVE_IF = Script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
@@ -101,7 +110,8 @@ class RedisStore(GuardedDictionaryStore):
     A get, a put or a delete is one round trip, of a batch as well; on a cluster one to each node.
     By a key other than the first a get is two. Pointers go with the record that is put; when an
     object's other keys have changed, one more round trip removes the old ones. A delete is three
-    where the class has several keys.
+    where the class has several keys. Objects with groups take one round trip more, for their
+    tokens.
 
     :param client: a `redis.Redis`, also of Sentinel's, or a `redis.cluster.RedisCluster`; or a URL.
         A client's settings are used, for connections of our own
@@ -197,6 +207,11 @@ class RedisStore(GuardedDictionaryStore):
 
     def _remove_cell(self, name: str, cell: bytes) -> Call:
         return run(self.prefix + name, REMOVE_IF, cell)
+
+    def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        wanted = [(name, new_token()) for name in names]
+        told = self._pipe.ask([run(self.prefix + name, ADD, token) for name, token in wanted])
+        return {name: token for (name, _), token in zip(wanted, told, strict=True)}
 
     # -- for chains -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from .base import BaseStore, Key
+from .groups import token_name
 
 try:
     from sqlalchemy import create_engine
@@ -120,6 +121,14 @@ class SqlAlchemyStore(BaseStore):
 
     def __repr__(self) -> str:
         return f"SqlAlchemyStore({self._sessionmaker if self._engine is None else self._engine!r})"
+
+    def invalidate_group(self, group: Any) -> None:
+        """Do nothing: rows are read from the database each time, and are never out of date.
+
+        :raises TypeError: it cannot be a group
+
+        """
+        token_name(group)
 
     def release(self) -> None:
         """Close the connections of an engine that was made here."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from .base import Key
+from .groups import Tokens
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address
 from .lifetime import LifetimeCallback
@@ -39,7 +40,7 @@ class ThreadLocalStore(GuardedStore):
         self._options = (polymorphic, lifetime_cb, maxsize)
         self._local = threading.local()
         self._local.store = first = ProcessMemoryStore(*self._options, stamp=stamp)
-        self._stamps = first._stamps
+        self._stamps, self._groups = first._stamps, first._groups
 
     @property
     def _mine(self) -> ProcessMemoryStore:
@@ -47,7 +48,7 @@ class ThreadLocalStore(GuardedStore):
             found: ProcessMemoryStore = self._local.store
         except AttributeError:
             found = self._local.store = ProcessMemoryStore(*self._options)
-            found._stamps = self._stamps
+            found._stamps, found._groups = self._stamps, self._groups
         return found
 
     def get(self, klass: type[T], key: Key) -> T | None:
@@ -73,6 +74,19 @@ class ThreadLocalStore(GuardedStore):
     def batch_delete(self, objs: Iterable[Any]) -> None:
         """Forget objects."""
         self._mine.batch_delete(objs)
+
+    def invalidate_group(self, group: Any) -> None:
+        """Have no object of a group be found any more, in any thread."""
+        self._mine.invalidate_group(group)
+
+    def _tokens_before(self, klass: type) -> Tokens:
+        return self._mine._tokens_before(klass)
+
+    def _tokens_of(self, objs: Iterable[Any]) -> Tokens:
+        return self._mine._tokens_of(objs)
+
+    def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
+        self._mine._put_as_of(objs, tokens)
 
     def _place(self, address: Address) -> Any:
         return address.entry

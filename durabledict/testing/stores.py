@@ -23,6 +23,7 @@ from .. import reading
 from ..errors import DecodingError, EncodingError
 from ..stores import lifetime
 from .collecting import collect
+from .groups import GroupTests
 from .things import Automobile, Car, Empty, Keyless, Person, Thing, Unpicklable, fields_of
 from .tools import Clock, in_thread, needs, new_place, raises
 
@@ -41,6 +42,7 @@ STORE_CAPABILITIES = {
     "polymorphic": "it takes polymorphic=",
     "encodes": "it takes encoding=, and raises DecodingError for what it cannot decode",
     "threads": "what one thread puts another one gets",
+    "groups": "it has invalidate_group, and finds nothing of a group after that",
 }
 
 
@@ -77,7 +79,7 @@ def past() -> list[Any]:
     ]
 
 
-class StoreSuite:
+class StoreSuite(GroupTests):
     """Subclass it, with `factory` and `capabilities`; pytest collects the rest."""
 
     #: What the Store can do; see `STORE_CAPABILITIES`.

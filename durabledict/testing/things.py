@@ -5,7 +5,18 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Automobile", "Car", "Empty", "Keyless", "Person", "Thing", "Unpicklable", "fields_of"]
+__all__ = [
+    "Automobile",
+    "Car",
+    "Empty",
+    "Grouped",
+    "Keyless",
+    "Listed",
+    "Person",
+    "Thing",
+    "Unpicklable",
+    "fields_of",
+]
 
 
 def fields_of(obj: object) -> dict[str, Any]:
@@ -66,6 +77,21 @@ class Car(Automobile):
     def __init__(self, license_plate: str, owner: str = "nobody") -> None:
         super().__init__(license_plate)
         self.owner = owner
+
+
+class Grouped(Thing):
+    """Objects with groups: that of its zone, and those that its value names, if it is a list."""
+
+    @property
+    def __stockpyle_groups__(self) -> list[Any]:
+        more = self.value if isinstance(self.value, list) else []
+        return [f"zone-{self.zone}", *more]
+
+
+class Listed(Thing):
+    """A class whose objects are all of the same two groups."""
+
+    __stockpyle_groups__ = ["listed", ("of", 2)]
 
 
 class Keyless:

@@ -1,0 +1,166 @@
+"""What a Store promises of groups: a part of `StoreSuite`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .things import Grouped, Listed, Thing
+from .tools import needs, raises
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["GroupTests", "Misnamed"]
+
+NAME = {"zone": 1, "name": "x"}
+
+
+class Misnamed(Thing):
+    """Objects whose groups are whatever the value is."""
+
+    @property
+    def __stockpyle_groups__(self) -> Any:
+        return self.value
+
+
+class GroupTests:
+    """The tests; `open` and `reader` are those of `StoreSuite`."""
+
+    open: Callable[..., Any]
+    reader: Callable[..., Any]
+
+    @needs("groups")
+    def test_a_group_is_invalidated_whatever_its_number(self) -> None:
+        """By each key of its objects, in every process; others stay."""
+        store = self.open()
+        store.batch_put([Grouped(number, number % 2, number) for number in range(40)])
+        store.put(Thing(100))
+        other = self.reader(store)
+        keys = [{"id": number} for number in range(40)]
+        assert None not in other.batch_get(Grouped, keys)
+        store.invalidate_group("zone-1")
+        for reader in (store, other):
+            found = reader.batch_get(Grouped, keys)
+            assert [obj is not None for obj in found] == [number % 2 == 0 for number in range(40)]
+            assert reader.get(Grouped, {"zone": 1, "name": 7}) is None
+            assert reader.get(Grouped, {"id": 7}) is None
+            assert reader.get(Grouped, {"zone": 0, "name": 8}) == Grouped(8, 0, 8)
+            assert reader.get(Thing, {"id": 100}) == Thing(100)
+
+    @needs("groups")
+    def test_what_is_put_after_it_is_found(self) -> None:
+        """Until the next time, and by the process that did not invalidate."""
+        store = self.open()
+        other = self.reader(store)
+        for value in range(3):
+            other.put(Grouped(1, value=value))
+            assert store.get(Grouped, {"id": 1}) == other.get(Grouped, NAME)
+            assert store.get(Grouped, {"id": 1}).value == value
+            store.invalidate_group("zone-1")
+            assert other.get(Grouped, {"id": 1}) is None
+
+    @needs("groups")
+    def test_an_object_of_several_groups_goes_with_each(self) -> None:
+        """Whichever is invalidated."""
+        store = self.open()
+        for group in ("zone-1", "a", ("b", 2), 3):
+            store.put(Grouped(1, value=["a", ("b", 2), 3]))
+            store.invalidate_group("none of them")
+            assert self.reader(store).get(Grouped, {"id": 1}) is not None
+            store.invalidate_group(group)
+            assert self.reader(store).get(Grouped, {"id": 1}) is None, group
+
+    @needs("groups")
+    def test_a_class_may_list_its_groups(self) -> None:
+        """For all of its objects."""
+        store = self.open()
+        for group in ("listed", ("of", 2)):
+            things = [Listed(number, name=number) for number in range(5)]
+            store.batch_put(things)
+            keys = [{"id": number} for number in range(5)]
+            assert self.reader(store).batch_get(Listed, keys) == things
+            assert store.get(Listed, {"zone": 1, "name": 2}) == Listed(2, name=2)
+            store.invalidate_group(group)
+            assert self.reader(store).batch_get(Listed, keys) == [None] * 5
+            assert store.get(Listed, {"zone": 1, "name": 2}) is None
+
+    @needs("groups")
+    def test_the_groups_are_those_of_the_last_put(self) -> None:
+        """An object that has left a group does not go with it."""
+        store = self.open()
+        store.put(Grouped(1, zone=1))
+        store.put(Grouped(1, zone=2))
+        store.invalidate_group("zone-1")
+        assert self.reader(store).get(Grouped, {"id": 1}) == Grouped(1, zone=2)
+        store.invalidate_group("zone-2")
+        assert self.reader(store).get(Grouped, {"id": 1}) is None
+
+    @needs("groups")
+    def test_an_invalid_object_can_be_deleted(self) -> None:
+        """And what took its other key stays."""
+        store = self.open()
+        store.put(Grouped(1))
+        store.invalidate_group("zone-1")
+        store.put(Grouped(2))
+        store.delete(Grouped(1))
+        assert self.reader(store).get(Grouped, NAME) == Grouped(2)
+        store.delete(Grouped(2))
+        assert self.reader(store).get(Grouped, NAME) is None
+
+    @needs("groups")
+    def test_a_group_that_nothing_has_can_be_invalidated(self) -> None:
+        """It does no harm."""
+        store = self.open()
+        store.invalidate_group("zone-1")
+        store.put(Grouped(1))
+        assert self.reader(store).get(Grouped, {"id": 1}) == Grouped(1)
+
+    @needs("groups", "lifetimes")
+    def test_what_is_put_while_its_group_is_invalidated_is_not_found(self) -> None:
+        """Its tokens are read first: it may have been made of what is out of date."""
+        invalidated: list[Any] = []
+
+        def invalidate_now(obj: Any) -> None:
+            if invalidated:
+                self.reader(store).invalidate_group(invalidated.pop())
+
+        store = self.open(lifetime_cb=invalidate_now)
+        for put in (store.put, lambda obj: store.batch_put([obj])):
+            store.put(Grouped(1, value="old"))
+            invalidated.append("zone-1")
+            put(Grouped(1, value="made before"))
+            assert not invalidated
+            assert store.get(Grouped, {"id": 1}) is None
+            # Of another group there is nothing to fear.
+            invalidated.append("zone-2")
+            put(Grouped(1, value="new"))
+            assert store.get(Grouped, {"id": 1}).value == "new"
+
+    @needs("groups")
+    def test_what_was_made_before_is_not_kept(self) -> None:
+        """By whoever makes objects at a miss: tokens first, then the object, then the put."""
+        store = self.open()
+        for klass, group in ((Grouped, "zone-1"), (Listed, "listed")):
+            before = store._tokens_before(klass)
+            store._put_as_of([klass(1)], before)
+            assert self.reader(store).get(klass, {"id": 1}) == klass(1)
+            before = store._tokens_before(klass)
+            self.reader(store).invalidate_group(group)
+            store._put_as_of([klass(1)], before)
+            assert store.get(klass, {"id": 1}) is None
+            store._put_as_of([klass(1)], store._tokens_before(klass))
+            assert store.get(klass, {"id": 1}) == klass(1)
+
+    @needs("groups")
+    def test_what_are_no_groups_is_refused(self) -> None:
+        """Nothing is stored."""
+        store = self.open()
+        with raises(TypeError, "group=", "object"):
+            store.invalidate_group(object())
+        for value, message in (("zone-1", "write a list"), (5, "write a list"), ([[]], "group=[]")):
+            with raises(TypeError, message):
+                store.put(Misnamed(1, value=value))
+        assert store.get(Misnamed, {"id": 1}) is None
+        for nothing in ([], ()):
+            store.put(Misnamed(1, value=nothing))
+            assert store.get(Misnamed, {"id": 1}) == Misnamed(1, value=nothing)
