@@ -348,8 +348,10 @@ class ProcessMemoryStore(GuardedStore):
         return address.entry
 
     def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
-        tokens = self._tokens_before(klass)
-        return Peeked(self.batch_get(klass, keys), {}, False, tokens)
+        objects = self.batch_get(klass, keys)
+        if any(obj is None for obj in objects):
+            return Peeked(objects, {}, False, self._tokens_before(klass))
+        return Peeked(objects, {}, False)
 
     def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
         proofs: dict[Any, Any] = {}
