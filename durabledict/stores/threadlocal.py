@@ -21,7 +21,8 @@ T = TypeVar("T")
 class ThreadLocalStore(GuardedStore):
     """A `ProcessMemoryStore` for each thread: what a thread puts, no other thread sees.
 
-    What a thread put is forgotten when it ends. The parameters are those of `ProcessMemoryStore`.
+    What a thread put is forgotten when it ends, and when it calls `release`: at the end of a request,
+    say. The parameters are those of `ProcessMemoryStore`.
 
     """
 
@@ -87,6 +88,10 @@ class ThreadLocalStore(GuardedStore):
 
     def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
         self._mine._put_as_of(objs, tokens)
+
+    def release(self) -> None:
+        """Forget what this thread has put."""
+        self._local.__dict__.pop("store", None)
 
     def _place(self, address: Address) -> Any:
         return address.entry
