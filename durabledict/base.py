@@ -21,6 +21,7 @@ from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, EncoderError, EncodingError, Missing
 from .keys import canonical_key
 from .localcopy import LocalCopy
+from .locks import LEASE, Lease, ProcessLease
 from .options import seconds
 from .syncing import SyncedCopy
 from .watch import Watch
@@ -62,8 +63,8 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
     A backend supplies: `persist`, `depersist`, `durables`, `last_updated`, and, if it can,
     `changes`, `persist_many`, `depersist_many`, `_replace_all`, `_fetch`, `_compare_and_set`,
-    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_overlay`,
-    `close`, `unavailable`.
+    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_lock`,
+    `_overlay`, `close`, `unavailable`.
 
     :param autosync: True: every read compares; seconds (float or timedelta): at most one
         comparison in that time; False: reads touch the local copy alone, until `sync` is called
@@ -576,6 +577,18 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     def _interrupt_wait(self) -> None:
         """Make a `wait` that another thread is in return soon."""
         self._interrupted.set()
+
+    def _lock(self, name: str, lease: float = LEASE) -> Lease:
+        """Return the lock of that name, of this dict's keyspace: what a `locks.Mutex` is made of.
+
+        This one is of this process alone; a backend has one that all processes share, if it can.
+        Locks are no entries, and no stamp hears of them.
+
+        :param name: any str; the lock of another name is another lock
+        :param lease: seconds for which it is held without being renewed
+
+        """
+        return ProcessLease(self, name)
 
     def _overlay(self) -> Mapping[K, V] | None:
         """Return the entries as this thread's open transaction sees them, or None.

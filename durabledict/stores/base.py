@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..locks import LEASE, Lease, ProcessLease
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -113,6 +115,18 @@ class BaseStore(ABC):
         say.
 
         """
+
+    def _lock(self, name: str, lease: float = LEASE) -> Lease:
+        """Return the lock of that name, of this Store: what a `locks.Mutex` is made of.
+
+        This one is of this process alone; a Store that processes share has one that they share, if
+        it can.
+
+        :param name: any str; the lock of another name is another lock
+        :param lease: seconds for which it is held without being renewed
+
+        """
+        return ProcessLease(self, name)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
