@@ -63,7 +63,7 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
 
     A backend supplies: `persist`, `depersist`, `durables`, `last_updated`, and, if it can,
     `changes`, `persist_many`, `depersist_many`, `_replace_all`, `_fetch`, `_compare_and_set`,
-    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_lock`,
+    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_lease`,
     `_overlay`, `close`, `unavailable`.
 
     :param autosync: True: every read compares; seconds (float or timedelta): at most one
@@ -578,14 +578,14 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """Make a `wait` that another thread is in return soon."""
         self._interrupted.set()
 
-    def _lock(self, name: str, lease: float = LEASE) -> Lease:
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
         """Return the lock of that name, of this dict's keyspace: what a `locks.Mutex` is made of.
 
         This one is of this process alone; a backend has one that all processes share, if it can.
         Locks are no entries, and no stamp hears of them.
 
         :param name: any str; the lock of another name is another lock
-        :param lease: seconds for which it is held without being renewed
+        :param seconds: for which it is held without being renewed
 
         """
         return ProcessLease(self, name)

@@ -122,7 +122,7 @@ class Mutex:
     Threads of one process queue here, so that only one of them asks the store. While it is held, a
     thread of the process renews the lease.
 
-    :param lease: a store's, as its ``_lock(name, lease)`` returns it
+    :param lease: a store's, as its ``_lease(name, seconds)`` returns it
     :param any_thread: a thread that holds it may hand it to another one, which releases it. So to
         take it twice in one thread is no error, but waits for that
 

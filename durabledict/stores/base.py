@@ -116,14 +116,14 @@ class BaseStore(ABC):
 
         """
 
-    def _lock(self, name: str, lease: float = LEASE) -> Lease:
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
         """Return the lock of that name, of this Store: what a `locks.Mutex` is made of.
 
         This one is of this process alone; a Store that processes share has one that they share, if
         it can.
 
         :param name: any str; the lock of another name is another lock
-        :param lease: seconds for which it is held without being renewed
+        :param seconds: for which it is held without being renewed
 
         """
         return ProcessLease(self, name)
