@@ -191,6 +191,60 @@ def test_a_layer_that_was_down_is_told_later(
     assert any("passed over" in message for message in messages(caplog))
 
 
+def test_a_layer_that_cannot_be_told_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, on_redis: RedisStore
+) -> None:
+    """Though it answers: a replica, say, which takes no writes."""
+    last = SixMethods()
+    chain = ChainedStore([on_redis, last])
+    chain.put(Grouped(1, value="old"))
+    last.batch_put([Grouped(1, value="new")])
+
+    def read_only(*arguments: Any) -> Any:
+        raise ConnectionError("read only")
+
+    monkeypatch.setattr(on_redis, "_write", read_only)
+    chain.invalidate_group("zone-1")
+    for _ in range(3):
+        chain._layers[0]._retry_at = 0.0
+        assert value_of(chain) == "new"
+
+
+@pytest.mark.parametrize(("klass", "group"), [(Grouped, "zone-1"), (Listed, "listed")])
+def test_a_chain_does_not_cache_what_was_created_before(cache: Any, klass: Any, group: str) -> None:
+    """`get_or_create` on a chain: each layer is asked for its tokens before the creator runs."""
+    last = DurableDictStore(MemoryDict())
+    chain = ChainedStore([cache, last])
+
+    def create() -> Any:
+        chain.invalidate_group(group)
+        return klass(1, value="old")
+
+    found = chain.get_or_create(klass, KEY, create)
+    assert found is not None
+    assert cache.get(klass, KEY) is None
+    # The last Store was not told, and has it. With durable=True it would not.
+    assert value_of(chain, klass) == "old"
+    chain.invalidate_group(group, durable=True)
+    assert value_of(chain, klass) is None
+    chain.get_or_create(klass, KEY, lambda: klass(1, value="new"))
+    assert value_of(cache, klass) == "new"
+
+
+def test_a_cache_that_is_down_does_not_keep_a_creator_from_working(
+    monkeypatch: pytest.MonkeyPatch, on_redis: RedisStore
+) -> None:
+    chain = ChainedStore([on_redis, ProcessMemoryStore()])
+
+    def down(*arguments: Any) -> Any:
+        raise ConnectionError("down")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(on_redis, "_add_tokens", down)
+        assert chain.get_or_create(Grouped, KEY, lambda: Grouped(1)) == Grouped(1)
+    assert on_redis.get(Grouped, KEY) is None
+
+
 def test_more_than_can_be_remembered_is_everything(
     monkeypatch: pytest.MonkeyPatch, on_redis: RedisStore
 ) -> None:
@@ -447,6 +501,13 @@ def test_nothing_piles_up_in_memory() -> None:
     assert all(store._members.values())
     store.batch_delete([Grouped(number, zone=number) for number in range(100)])
     assert not store._members
+    assert not store._pointers
+
+
+def test_nothing_stays_that_was_put_while_its_group_was_invalidated() -> None:
+    store = ProcessMemoryStore(lifetime_cb=lambda obj: store.invalidate_group("zone-1"))
+    store.put(Grouped(1))
+    assert not store._records
     assert not store._pointers
 
 

@@ -9,21 +9,29 @@ these: so to remove one token invalidates all that have it (rule 5.8 of docs/int
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from .words import word
+
+if TYPE_CHECKING:
+    from .base import BaseStore
 
 __all__ = [
     "ANY",
     "ATTRIBUTE",
+    "Moments",
     "Tokens",
     "all_groups_of",
     "groups_named_by",
     "groups_of",
     "has_sound_groups",
+    "made_after",
     "may_have_groups",
     "token_name",
+    "tokens_now",
 ]
 
 logger = logging.getLogger("durabledict.stores")
@@ -36,6 +44,11 @@ ANY = "!groups"
 
 #: Tokens by their names, as they were at some moment.
 Tokens = Mapping[str, Any]
+
+#: Such tokens of several Stores, by the `id` of each.
+Moments = Mapping[int, Tokens]
+
+_moments: ContextVar[Moments | None] = ContextVar("durabledict.stores.moments", default=None)
 
 
 def token_name(group: Any) -> str:
@@ -78,6 +91,28 @@ def may_have_groups(klass: type) -> bool:
 def all_groups_of(objs: Iterable[Any]) -> set[str]:
     """Return the names of the tokens of all groups of some objects."""
     return {name for obj in objs for name in groups_of(obj)}
+
+
+def tokens_now(store: BaseStore, objs: Iterable[Any]) -> Tokens:
+    """Return the tokens of objects that are about to be put: as old as they are, where known."""
+    moments = _moments.get()
+    if moments is not None and id(store) in moments:
+        return moments[id(store)]
+    return store._tokens_of(objs)
+
+
+@contextmanager
+def made_after(moments: Moments) -> Iterator[None]:
+    """Put an object that was made after these moments, through however many layers.
+
+    Not a parameter of every put: a user's own put takes an object and nothing else.
+
+    """
+    token = _moments.set(moments)
+    try:
+        yield
+    finally:
+        _moments.reset(token)
 
 
 def has_sound_groups(obj: Any) -> bool:

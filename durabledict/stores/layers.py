@@ -16,7 +16,7 @@ from .. import reading
 from ..outage import backoff
 from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
-from .groups import Tokens, has_sound_groups, token_name
+from .groups import Tokens, has_sound_groups, token_name, tokens_now
 
 __all__ = ["MISSED", "Layer", "Look", "Write", "has_none"]
 
@@ -201,8 +201,7 @@ class Layer(ABC):
         return type(self.store).invalidate_group is not BaseStore.invalidate_group
 
     def _tokens_of(self, objs: Iterable[Any]) -> Tokens:
-        tokens: Tokens = self.store._tokens_of([obj for obj in objs if has_sound_groups(obj)])
-        return tokens
+        return tokens_now(self.store, [obj for obj in objs if has_sound_groups(obj)])
 
     # -- writes -----------------------------------------------------------------------------------
 

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import reading
+from ..locks import Mutex
 from ..stampcaches import call_after_fork
 from ..stamps import Stamp
 from .base import Key
 from .classstamps import ClassStamps
 from .expiring import expiring_entries
-from .groups import Tokens, all_groups_of, groups_of, may_have_groups, token_name
-from .guarded import SPOILED_LIFE, GuardedStore, Peeked, Settlement
-from .keys import Address, addresses_of, entry_of, index_of
-from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .groups import Tokens, all_groups_of, groups_of, may_have_groups, token_name, tokens_now
+from .guarded import CREATION_LIFE, SPOILED_LIFE, GuardedStore, Peeked, Settlement
+from .keys import Address, addresses_of, entry_of, index_of, matches
+from .lifetime import LifetimeCallback, checked_callback, keeps_expired, lifetime_of
 from .memorygroups import MemoryGroups, Tagged, Token
 
 if TYPE_CHECKING:
@@ -88,12 +89,10 @@ class ProcessMemoryStore(GuardedStore):
         self._known: dict[type, Stamp | None] = {}
         # What is dropped while the lock is held: what it refers to is freed after that.
         self._gone: list[Any] = []
-        # entry of a first key -> (object, entries of its other keys, tokens, lifetime)
+        # entry of a first key -> (object, entries of its other keys, when it is not for `get` any
+        # more, tokens of its groups, lifetime)
         self._records: Any = {}
         self._find: Callable[[Any], Any] = self._records.get
-        if lifetime_cb is not None or maxsize is not None:
-            self._records = expiring_entries(maxsize, self._forget_pointers)
-            self._find = self._find_living
         self._groups = MemoryGroups()
         # token of a group -> entries of its records: so they need not be looked for
         self._members: dict[Token, set[Any]] = {}
@@ -102,6 +101,8 @@ class ProcessMemoryStore(GuardedStore):
         # entry of a first key -> (who set it, proof, when it expires)
         self._markers: dict[Any, tuple[str, object, float]] = {}
         self._lock = threading.RLock()
+        if lifetime_cb is not None or maxsize is not None:
+            self._have_expire()
         call_after_fork(self)
 
     def get(self, klass: type[T], key: Key) -> T | None:
@@ -118,7 +119,7 @@ class ProcessMemoryStore(GuardedStore):
             found = None if first is None else self._find(first)
             if found is None:
                 return None
-        if found[2] and not self._is_valid(found[2]):
+        if found[3] and not self._is_valid(found[3]):
             return None
         obj = found[0]
         try:
@@ -143,7 +144,7 @@ class ProcessMemoryStore(GuardedStore):
     def batch_put(self, objs: Iterable[Any]) -> None:
         """Keep the objects; those before one that cannot be kept are not kept either."""
         objs = list(objs)
-        self._put_as_of(objs, self._tokens_of(objs))
+        self._put_as_of(objs, tokens_now(self, objs))
 
     def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
         prepared = [self._prepare(obj, tokens) for obj in objs]
@@ -171,12 +172,14 @@ class ProcessMemoryStore(GuardedStore):
 
     def _prepare(
         self, obj: Any, before: Tokens
-    ) -> tuple[Any, Any, tuple[Any, ...], tuple[Token, ...], float | None]:
+    ) -> tuple[Any, Any, tuple[Any, ...], tuple[Token, ...] | None, float | None]:
         lifetime = lifetime_of(obj, self.lifetime_cb)
+        if lifetime is not None:
+            self._have_expire()
         first, *others = [each.entry for each in addresses_of(obj, self.polymorphic)]
         tokens = self._groups.tokens_for(groups_of(obj), before)
         pointers = tuple(entry for entry in others if entry != first)
-        return first, obj, pointers, tokens or (), 0 if tokens is None else lifetime
+        return first, obj, pointers, tokens, lifetime
 
     def _prepared_or_none(self, obj: Any, before: Tokens) -> Any:
         try:
@@ -194,7 +197,21 @@ class ProcessMemoryStore(GuardedStore):
             gone, self._gone = self._gone, []
         del gone
 
+    def _have_expire(self) -> None:
+        """Keep objects from now on for as long as their lifetimes."""
+        with self._lock:
+            if type(self._records) is dict:
+                records = expiring_entries(self.maxsize, self._forget_pointers)
+                records.update(self._records)
+                self._records, self._find = records, self._find_living
+
     def _find_living(self, entry: Any) -> Any:
+        record = self._find_kept(entry)
+        if record is not None and record[2] is not None and record[2] <= reading.monotonic():
+            return None  # kept for `get_or_create` alone
+        return record
+
+    def _find_kept(self, entry: Any) -> Any:
         with self._lock:
             try:
                 return self._records[entry]
@@ -206,14 +223,19 @@ class ProcessMemoryStore(GuardedStore):
         entry: Any,
         obj: Any,
         pointers: tuple[Any, ...],
-        tokens: tuple[Token, ...],
+        tokens: tuple[Token, ...] | None,
         lifetime: float | None,
     ) -> None:
         self._remove(entry)
         self._pointers.pop(entry, None)
-        if (lifetime is not None and lifetime <= 0) or not all(t.is_valid for t in tokens):
+        if lifetime is not None and lifetime <= 0:
             return
-        self._records[entry] = (obj, pointers, tokens, lifetime)
+        if tokens is None or not all(token.is_valid for token in tokens):
+            return
+        ends = None
+        if lifetime is not None and keeps_expired(obj):
+            ends, lifetime = reading.monotonic() + lifetime, 2 * lifetime
+        self._records[entry] = (obj, pointers, ends, tokens, lifetime)
         for token in tokens:
             self._members.setdefault(token, set()).add(entry)
         for pointer in pointers:
@@ -234,7 +256,7 @@ class ProcessMemoryStore(GuardedStore):
         for pointer in record[1]:
             if self._pointers.get(pointer) == entry:
                 self._pointers.pop(pointer)
-        for token in record[2]:
+        for token in record[3]:
             members = self._members.get(token)
             if members is not None:
                 members.discard(entry)
@@ -341,6 +363,72 @@ class ProcessMemoryStore(GuardedStore):
         """Return the classes as which objects of one are found."""
         bases = klass.__mro__[1:] if self.polymorphic else ()
         return [klass, *(base for base in bases if getattr(base, "__stockpyle_keys__", None))]
+
+    # -- for `get_or_create` --------------------------------------------------------------------
+
+    _keeps_lifetimes = True
+
+    def _reserve(self, address: Address) -> tuple[Any, Any]:
+        entry = address.entry
+        if self._stamps is not None:
+            self._compare(address.klass)
+        found = self._get(address.klass, address.key)
+        if found is not None or address.names != index_of(address.klass).keys[0]:
+            return found, None
+        with self._locked():
+            now = reading.monotonic()
+            was = self._marker(entry, now)
+            if was is not None and was[0] != _READERS:
+                return None, (entry, None)  # somebody is writing it
+            proof = object()
+            self._set_marker(entry, _READERS, proof, now + CREATION_LIFE)
+        return None, (entry, proof)
+
+    def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
+        record = self._prepare(obj, tokens_now(self, [obj]))
+        if record[3] is None:
+            # Who waits for it may have come after an invalidation.
+            if proof is not None:
+                self._unreserve_entry(*proof)
+            return False
+        if record[4] is not None and record[4] <= 0:
+            return None
+        if proof is None or proof[0] != record[0]:
+            if not mutex.still_held():
+                return False
+            self.batch_put([obj])
+            if proof is not None:
+                self._unreserve_entry(*proof)
+            return True
+        if proof[1] is None:
+            return None
+        announcement = self._announce([obj])
+        with self._locked():
+            own = self._unreserve_entry(*proof)
+            if own:
+                self._store(*record)
+        self._announced(announcement)
+        return own
+
+    def _unreserve(self, address: Address, proof: Any) -> None:
+        self._unreserve_entry(*proof)
+
+    def _unreserve_entry(self, entry: Any, proof: Any) -> bool:
+        with self._lock:
+            was = self._markers.get(entry)
+            if was is None or was[1] is not proof:
+                return False
+            del self._markers[entry]
+            return True
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        entry = address.entry
+        with self._lock:
+            record = self._find_kept(self._pointers.get(entry, entry))
+        if record is not None and record[3] and not self._is_valid(record[3]):
+            return None
+        found = None if record is None else record[0]
+        return found if found is not None and matches(found, address) else None
 
     # -- for chains -----------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from .base import Key
@@ -21,8 +22,8 @@ T = TypeVar("T")
 class ThreadLocalStore(GuardedStore):
     """A `ProcessMemoryStore` for each thread: what a thread puts, no other thread sees.
 
-    What a thread put is forgotten when it ends, and when it calls `release`: at the end of a request,
-    say. The parameters are those of `ProcessMemoryStore`.
+    What a thread put is forgotten when it ends, and when it calls `release`: at the end of a
+    request, say. The parameters are those of `ProcessMemoryStore`.
 
     """
 
@@ -92,6 +93,28 @@ class ThreadLocalStore(GuardedStore):
     def release(self) -> None:
         """Forget what this thread has put."""
         self._local.__dict__.pop("store", None)
+
+    def get_or_create(
+        self,
+        klass: type[T],
+        key: Key,
+        creator: Callable[[], T | None],
+        lifetime: Any = None,
+        serve_expired: bool = False,
+        timeout: float | timedelta | None = None,
+    ) -> T | None:
+        """Return the object, created if there is none: one for each thread, without waiting.
+
+        See `BaseStore.get_or_create`.
+
+        """
+        mine = self._mine
+        return mine.get_or_create(klass, key, creator, lifetime, serve_expired, timeout)
+
+    _keeps_lifetimes = True
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        return self._mine._get_expired(address, lifetime)
 
     def _place(self, address: Address) -> Any:
         return address.entry

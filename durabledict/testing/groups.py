@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..stores.keys import locate
 from .things import Grouped, Listed, Misnamed, Thing
 from .tools import needs, raises
 
@@ -16,8 +17,9 @@ NAME = {"zone": 1, "name": "x"}
 
 
 class GroupTests:
-    """The tests; `open` and `reader` are those of `StoreSuite`."""
+    """The tests; `clocks`, `open` and `reader` are those of `StoreSuite`."""
 
+    clocks: Callable[[], Any]
     open: Callable[..., Any]
     reader: Callable[..., Any]
 
@@ -142,6 +144,50 @@ class GroupTests:
             assert store.get(klass, {"id": 1}) is None
             store._put_as_of([klass(1)], store._tokens_before(klass))
             assert store.get(klass, {"id": 1}) == klass(1)
+
+    @needs("groups")
+    def test_what_is_created_goes_with_its_group(self) -> None:
+        """And is created once more."""
+        store = self.open()
+        for klass, group in ((Grouped, "zone-1"), (Listed, "listed")):
+            for value in range(3):
+                creator = lambda k=klass, v=value: k(1, value=v)  # noqa: E731
+                assert store.get_or_create(klass, {"id": 1}, creator).value == value
+                assert store.get_or_create(klass, NAME, lambda: None).value == value
+                assert self.reader(store).get(klass, {"id": 1}).value == value
+                self.reader(store).invalidate_group(group)
+
+    @needs("groups")
+    def test_what_was_being_created_while_its_group_was_invalidated_is_not_kept(self) -> None:
+        """By each key: its creator gets it, and the next caller creates."""
+        store = self.open()
+        for klass, group in ((Grouped, "zone-1"), (Listed, "listed")):
+            for key in ({"id": 1}, NAME):
+
+                def create(klass: Any = klass, group: str = group) -> Any:
+                    self.reader(store).invalidate_group(group)
+                    return klass(1, value="made of what was there before")
+
+                assert store.get_or_create(klass, key, create) is not None
+                assert self.reader(store).get(klass, key) is None
+                created = store.get_or_create(klass, key, lambda k=klass: k(1, value="new"))
+                assert created.value == "new"
+                assert self.reader(store).get(klass, key).value == "new"
+                store.delete(klass(1))
+
+    @needs("groups", "lifetimes", "clock")
+    def test_what_is_invalid_is_not_served_as_expired(self) -> None:
+        """Expired is out of date by its age, invalid by what somebody knows."""
+        with self.clocks() as clock:
+            store = self.open()
+            for group, expected in (("zone-2", "old"), ("zone-1", "new")):
+                old = lambda: Grouped(1, value="old")  # noqa: E731
+                store.get_or_create(Grouped, {"id": 1}, old, lifetime=10, serve_expired=True)
+                clock.move(15)
+                store.invalidate_group(group)
+                found = store._get_expired(locate(Grouped, {"id": 1}), 10)
+                assert (found is not None) == (expected == "old")
+                store.delete(Grouped(1))
 
     @needs("groups")
     def test_what_are_no_groups_is_refused(self) -> None:
