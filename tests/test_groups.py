@@ -375,6 +375,23 @@ def test_on_servers(
         assert explore(make, pair) > 10
 
 
+def test_what_a_chain_puts_while_its_group_is_invalidated_is_not_cached(cache: Any) -> None:
+    """Its tokens are read before the durable write."""
+    last = SixMethods()
+    chain = ChainedStore([cache, last])
+    put = last.batch_put
+
+    def put_and_invalidate(objs: Any) -> None:
+        put(objs)
+        chain.invalidate_group("zone-1")
+
+    last.batch_put = put_and_invalidate  # type: ignore[method-assign]
+    chain.batch_put([Grouped(1), Grouped(2, zone=2)])
+    assert cache.get(Grouped, KEY) is None
+    assert cache.get(Grouped, {"id": 2}) is not None
+    assert chain.get(Grouped, KEY) == cache.get(Grouped, KEY) == Grouped(1)
+
+
 # -- other processes ------------------------------------------------------------------------------
 
 
