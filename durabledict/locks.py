@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
-from . import reading, renewals
+from . import renewals
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -173,7 +173,7 @@ class Mutex:
             raise RuntimeError(
                 f"{self.lease!r} is held by this very thread: to wait for it would never end"
             )
-        ends = None if timeout == -1 else reading.monotonic() + timeout
+        ends = None if timeout == -1 else time.monotonic() + timeout
         if not self._queue.acquire(blocking, timeout):
             return False
         taken = False
@@ -189,7 +189,7 @@ class Mutex:
         token = os.urandom(16)
         lengths = pauses()
         while True:
-            sent = reading.monotonic()
+            sent = time.monotonic()
             try:
                 if self.lease.acquire(token):
                     self._is_lost = self._is_inherited = False
@@ -201,7 +201,7 @@ class Mutex:
                 self._token = None
                 self._give_back(token)
                 raise
-            left = float("inf") if ends is None else ends - reading.monotonic()
+            left = float("inf") if ends is None else ends - time.monotonic()
             if not blocking or left <= 0:
                 return False
             self.lease.wait(min(left, next(lengths)))
@@ -229,10 +229,10 @@ class Mutex:
 
     def _give_back(self, token: bytes) -> None:
         try:
-            if not self.lease.release(token) and not self._is_lost and self._token is None:
-                logger.debug("%r was not held any more when it was released", self.lease)
+            self.lease.release(token)
         except Exception as error:
-            logger.warning("%r could not be released, and will expire: %s", self.lease, error)
+            log = logger.debug if self._is_lost else logger.warning
+            log("%r could not be released, and will expire: %s", self.lease, error)
 
     def still_held(self) -> bool:
         """Ask whether the lock is still one's own, and begin the lease anew. One round trip.

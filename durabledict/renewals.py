@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
-
-from . import reading
 
 if TYPE_CHECKING:
     from .locks import Mutex
@@ -51,11 +50,11 @@ class _Held:
         mutex, token = self.mutex, self.mutex.token
         if token is None or mutex.is_lost:
             return False
-        sent = reading.monotonic()
+        sent = time.monotonic()
         try:
             still = mutex.lease.renew(token)
         except Exception as error:
-            if reading.monotonic() >= self.expires:
+            if time.monotonic() >= self.expires:
                 mutex._lose(f"it could not be renewed: {error}")
                 return False
             # More often than when all is well: it may be the last chance.
@@ -101,7 +100,7 @@ class _Renewer:
         while True:
             with self.changed:
                 due = min((each.due for each in self.held.values()), default=float("inf"))
-                pause = due - reading.monotonic()
+                pause = due - time.monotonic()
                 if pause > 0:
                     if due == float("inf"):
                         if lingered:
@@ -110,7 +109,7 @@ class _Renewer:
                         pause = LINGER
                     lingered = due == float("inf") and not self.changed.wait(pause)
                     continue
-                now = reading.monotonic()
+                now = time.monotonic()
                 late = [each for each in self.held.values() if each.due <= now]
             for each in late:
                 if not self.renew(each):

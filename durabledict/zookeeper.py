@@ -43,11 +43,13 @@ from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import Difference, chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
+from .locks import LEASE, Lease
 from .options import seconds
 from .zookeeperclient import Client, NotConnectedError, OwnThreadError
 from .zookeepercommits import Commits
 from .zookeeperfetch import Fetcher
-from .zookeepernames import IS_FORBIDDEN, Place
+from .zookeeperleases import ZookeeperLease, folder_of
+from .zookeepernames import IS_FORBIDDEN, Place, encode_name
 from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit
 from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
@@ -411,6 +413,14 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         super()._interrupt_wait()
         with self._tree.lock:
             self._tree.lock.notify_all()
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        folder = folder_of(self._place.path)
+        if folder is None:
+            return super()._lease(name, seconds)
+        path = f"{folder}/{encode_name(name)}"
+        identity = ("zookeeper", id(self.connection), path)
+        return ZookeeperLease(seconds, identity, self._client, path)
 
     # -- closing, forking ---------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from ..locks import LEASE, Lease, ProcessLease
 from ..options import seconds
 from .base import BaseStore, Key
 from .cachelayers import layer_of
@@ -317,6 +318,14 @@ class ChainedStore(BaseStore):
             writing.abandon()
             raise
         writing.end()
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        """Return a lock of the lowest Store that has one which other processes see."""
+        for store in reversed(self._stores):
+            found = store._lease(name, seconds)
+            if not isinstance(found, ProcessLease):
+                return found
+        return super()._lease(name, seconds)
 
     def _is_whole(self, obj: Any) -> bool:
         return self._last._is_whole(obj)

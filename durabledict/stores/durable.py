@@ -8,6 +8,7 @@ from typing import Any
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
 from ..errors import MISSING, DecodingError
+from ..locks import LEASE, Lease
 from ..memory import MemoryDict
 from .dictionary import BaseDictionaryStore, Writing
 from .lifetime import LifetimeCallback
@@ -79,6 +80,10 @@ class DurableDictStore(BaseDictionaryStore):
     def shared(self) -> bool:  # type: ignore[override]  # the dict knows
         """Whether other processes see the dict."""
         return not isinstance(self._dict, MemoryDict)
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        # Another name than those of `get_or_compute`, though the dict has both.
+        return self._dict._lease(f"store:{name}", seconds)
 
     def _read(self, name: str) -> bytes | None:
         cell = self._dict.get(name)

@@ -7,8 +7,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from ..basicencodings import PickleEncoding
+from ..locks import LEASE, Lease
 from . import lifetime as clock
 from .cells import is_marker, marker
 from .dictionary import Writing
@@ -209,6 +211,9 @@ class MemcacheStore(GuardedDictionaryStore):
         if writes and failed:
             self._spoil_cells(failed)
 
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        return self._connections.lease(self._key(f"lock:{_quoted(name)}"), seconds)
+
     def _forget_all(self) -> None:
         self._connections.ask_all(self._generations.renew)
 
@@ -289,6 +294,11 @@ def _client_of(servers: Any) -> Any:
     if not addresses:
         raise TypeError("servers=[]: name one")
     return HashClient(addresses, **options)
+
+
+def _quoted(name: str) -> str:
+    """Return the name of a lock in characters that memcached takes."""
+    return quote(name.encode("utf-8", "surrogatepass"))
 
 
 def _in_generation(key: str, generation: str) -> str:

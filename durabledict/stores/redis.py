@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
+from ..locks import LEASE, Lease
 from .cells import is_marker, marker, pack_pointer
 from .dictionary import Prepared, Writing, stale_pointers
 from .guarded import SPOILED_LIFE
@@ -16,6 +17,7 @@ from .lifetime import LifetimeCallback
 try:
     from redis import Redis
 
+    from ..redisleases import RedisLease
     from ..redisscripts import Script
     from .redispipe import Call, Pipe, call, run
 except ModuleNotFoundError as error:
@@ -260,6 +262,15 @@ class RedisStore(GuardedDictionaryStore):
                 gone.update({name: cell for name in each.proof.pointers if name})
         calls += [self._remove_cell(*pair) for pair in gone.items() if pair[0] not in kept]
         self._pipe.ask(calls)
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        key = f"{self.prefix}lock:{name}"
+
+        def ask(*packed: bytes) -> list[Any]:
+            return self._pipe.ask([Call(key, each) for each in packed])
+
+        identity = ("redis", id(self._client), key)
+        return RedisLease(seconds, identity, key.encode("utf-8", "surrogatepass"), ask)
 
     def _forget_all(self) -> None:
         self._pipe.remove_all(self.prefix)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ..locks import LEASE, Lease
 from .base import BaseStore, Key
 
 try:
@@ -16,6 +18,7 @@ try:
     from sqlalchemy.orm import sessionmaker as session_factory
     from sqlalchemy.orm.exc import StaleDataError
 
+    from .sqlalchemyleases import SqlLease, takes_leases
     from .sqlalchemymappers import (
         Shape,
         by_class,
@@ -276,6 +279,16 @@ class SqlAlchemyStore(BaseStore):
                 begin([*written, *others], gone)
 
         (self._delete if deleted else self._put)(mapped, begin_all, told)
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        bind: Any = self._engine
+        if bind is None:
+            bind = getattr(self._sessionmaker, "kw", {}).get("bind")
+        if not takes_leases(bind):
+            return super()._lease(name, seconds)
+        # Short enough for the index of any database.
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return SqlLease(seconds, ("sql", id(bind), digest), bind, digest)
 
     # -- for chains, and for the caller's session -------------------------------------------------
 
