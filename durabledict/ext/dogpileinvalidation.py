@@ -205,10 +205,12 @@ def shown(entry: Entry, current: str | None) -> CachedValue | bytes | None:
     # As a region writes it: the metadata in JSON, a bar, the payload.
     text, bar, rest = content.partition(b"|")
     try:
-        metadata = json.loads(text)
+        found = json.loads(text)
     except ValueError:
-        return None  # a proxy's own form: it cannot be told from a soft invalidation any more
-    return b"%b%b%b" % (json.dumps({**metadata, "ct": time}).encode("ascii"), bar, rest)
+        found = None
+    if not isinstance(found, dict) or "ct" not in found:
+        return None  # a proxy's own form, in which nobody knows the time
+    return b"%b%b%b" % (json.dumps({**found, "ct": time}).encode("ascii"), bar, rest)
 
 
 class CreationMutex(CacheMutex):
