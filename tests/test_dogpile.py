@@ -33,6 +33,7 @@ from durabledict import (
     SqliteDict,
 )
 from durabledict.ext.dogpile import DictBackend, StoreBackend
+from durabledict.ext.dogpilebackend import KEPT_MUTEXES
 from durabledict.redis import RedisDict
 from durabledict.stores import RedisStore
 
@@ -139,7 +140,7 @@ def test_a_file_of_settings_configures_it(tmp_path: Path) -> None:
     try:
         assert region.get_or_create("k", lambda: 1) == 1
         assert backend.dict._watch is not None
-        assert backend.get_mutex("k") is not None
+        assert backend._distributed is True
     finally:
         backend.close()
 
@@ -460,8 +461,32 @@ def test_another_thread_creates_what_has_expired(
 # -- locks ----------------------------------------------------------------------------------------
 
 
-def test_without_a_distributed_lock_dogpiles_own_is_used(d: RedisDict[Any, Any]) -> None:
-    assert region_over(d).backend.get_mutex("k") is None
+def test_without_a_distributed_lock_it_is_of_this_process(
+    d: RedisDict[Any, Any], redis_url: str
+) -> None:
+    mutex = region_over(d).backend.get_mutex("k")
+    with RedisDict[Any, Any].from_url(redis_url, "cache") as elsewhere:
+        other = region_over(elsewhere).backend.get_mutex("k")
+        assert mutex.acquire()
+        assert not mutex.acquire(False)
+        assert other.acquire(False)
+        other.release()
+        mutex.release()
+        assert not mutex.locked()
+
+
+def test_many_locks_are_not_kept_for_ever(d: RedisDict[Any, Any]) -> None:
+    region = region_over(d)
+    backend = region.backend
+    held = region._mutex("k")
+    held.acquire()
+    for number in range(KEPT_MUTEXES + 10):
+        backend.get_mutex(f"other {number}")
+    assert len(backend._mutexes) < KEPT_MUTEXES
+    # One that is held is still the one that a region finds.
+    assert region.key_is_locked("k")
+    held.release()
+    assert not region.key_is_locked("k")
 
 
 @pytest.mark.parametrize("kind", ["dict", "store", "sqlite"])

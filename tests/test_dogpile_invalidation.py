@@ -20,7 +20,7 @@ from dogpile.cache.api import NO_VALUE
 from dogpile.cache.exception import DogpileCacheException
 from dogpile.cache.proxy import ProxyBackend
 
-from durabledict import MemoryDict, SqliteDict
+from durabledict import MemoryDict, NoOpEncoding, SqliteDict
 from durabledict.ext.dogpile import CacheRecord, SharedInvalidation
 from durabledict.redis import RedisDict
 from durabledict.stores import MemcacheStore, ProcessMemoryStore, RedisStore
@@ -381,6 +381,29 @@ def test_a_serializer_changes_nothing(kind: str, opener: Opener) -> None:
     assert region.get("k") == 2
     region.invalidate()
     assert region.get("k") is NO_VALUE
+
+
+def test_tokens_go_through_an_encoding_that_takes_bytes_alone(redis_url: str) -> None:
+    with ExitStack() as ends:
+        here, there = (
+            region_in(
+                ends.enter_context(
+                    RedisDict[Any, Any].from_url(redis_url, "cache", encoding=NoOpEncoding)
+                ),
+                expiration_time=3600,
+                serializer=pickle.dumps,
+                deserializer=pickle.loads,
+            )
+            for _ in range(2)
+        )
+        here.set("k", 1)
+        assert there.get("k") == 1
+        there.set("k", 2)
+        assert here.get("k") == 2
+        there.invalidate(hard=False)
+        assert here.region_invalidator.was_soft_invalidated()
+        assert here.get("k") is NO_VALUE
+        assert here.get("k", ignore_expiration=True) == 2
 
 
 class Encoded(ProxyBackend):

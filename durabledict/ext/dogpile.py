@@ -14,7 +14,15 @@ from ..base import DurableDict
 from ..errors import DecodingError
 from ..locks import Lease
 from ..stores.base import BaseStore
-from .dogpilerecords import CacheRecord, Entry, check_record, content_of, from_dict, to_dict
+from .dogpilerecords import (
+    GENERATION,
+    CacheRecord,
+    Entry,
+    check_record,
+    content_of,
+    from_dict,
+    to_dict,
+)
 
 try:
     from dogpile.cache.api import NO_VALUE, CachedValue
@@ -103,16 +111,23 @@ class DictBackend(EntriesBackend):
 
     def get(self, key: Any) -> Any:
         """Return what `set` stored, or NO_VALUE. One read of the dict."""
-        if self._invalidation is None:
-            # Each hit waits for this: so it is not made of smaller functions.
-            try:
-                found = self.dict.get(key)
-            except DecodingError:
-                return NO_VALUE
-            if type(found) is tuple and len(found) == 2:
-                metadata = found[1]
-                if type(metadata) is dict and "ct" in metadata:
-                    return CachedValue(found[0], metadata)
+        # Each hit waits for this: so it is not made of smaller functions.
+        try:
+            found = self.dict.get(key)
+        except DecodingError:
+            return NO_VALUE
+        if found is None:
+            return NO_VALUE
+        invalidation = self._invalidation
+        if (
+            type(found) is tuple
+            and len(found) == 2
+            and type(found[1]) is dict
+            and "ct" in found[1]
+            and (invalidation is None or found[1].get(GENERATION, "") == invalidation.current())
+        ):
+            # As `CachedValue(*found)` makes it, in half the time.
+            return tuple.__new__(CachedValue, found)
         return super().get(key)
 
     def _load(self, keys: list[Any]) -> list[Entry | None]:

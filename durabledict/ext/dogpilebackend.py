@@ -7,19 +7,24 @@ them; where it has one, its bytes do. So nothing is pickled twice.
 from __future__ import annotations
 
 import logging
+import threading
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from dogpile.cache.api import NO_VALUE, CacheBackend
 
-from ..locks import LEASE, Lease, Mutex, ProcessLease
+from ..locks import LEASE, Lease, Mutex
 from ..options import seconds
 from ..stampcaches import call_after_fork
 from .dogpileinvalidation import CreationMutex, SharedInvalidation, shown
 from .dogpilerecords import Entry, content_of
 
 __all__ = ["EntriesBackend"]
+
+#: Locks that are kept, of a kilobyte at most.
+KEPT_MUTEXES = 4096
 
 logger = logging.getLogger("durabledict.dogpile")
 
@@ -45,6 +50,7 @@ class EntriesBackend(CacheBackend):
             raise TypeError(f"invalidation={self._invalidation!r}: pass a SharedInvalidation")
         # key -> the generation in which its creator began
         self._creating: dict[Any, str] = {}
+        self._mutexes: dict[Any, CreationMutex] = {}
         call_after_fork(self)
 
     def _warn_of_others(self, arguments: Mapping[str, Any], known: Collection[str]) -> None:
@@ -117,17 +123,27 @@ class EntriesBackend(CacheBackend):
         if gone:
             self._remove(gone)
 
-    def get_mutex(self, key: Any) -> CreationMutex | None:
-        """Return the lock of a key's creator; None: dogpile's own is enough."""
-        if not self._distributed and self._invalidation is None:
-            return None
-        name = f"dogpile:{key}"
-        lease = (
-            self._lease(name, self._lock_lease) if self._distributed else ProcessLease(self, name)
-        )
-        # dogpile may have it released in another thread, by an `async_creation_runner`.
-        lock = Mutex(lease, any_thread=True)
-        return CreationMutex(lock, lambda: self._begin(key), lambda: self._end(key))
+    def get_mutex(self, key: Any) -> CreationMutex:
+        """Return the lock of a key's creator: of this process, or with ``distributed_lock`` of all.
+
+        dogpile asks for it also where it finds the value, and forgets it at once. So it is kept:
+        to make one takes longer than all the rest of a hit.
+
+        """
+        found = self._mutexes.get(key)
+        if found is None:
+            if len(self._mutexes) >= KEPT_MUTEXES:
+                # What somebody holds, or waits for, dogpile has itself.
+                self._mutexes = {}
+            found = self._mutexes.setdefault(key, self._new_mutex(key))
+        return found
+
+    def _new_mutex(self, key: Any) -> CreationMutex:
+        lock: Any = threading.Lock()
+        if self._distributed:
+            # dogpile may have it released in another thread, by an `async_creation_runner`.
+            lock = Mutex(self._lease(f"dogpile:{key}", self._lock_lease), any_thread=True)
+        return CreationMutex(lock, partial(self._begin, key), partial(self._end, key))
 
     # -- generations ------------------------------------------------------------------------------
 
@@ -150,6 +166,7 @@ class EntriesBackend(CacheBackend):
     def _after_fork(self) -> None:
         # The creators run in the parent.
         self._creating = {}
+        self._mutexes = {}
 
     # -- what a subclass supplies -----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,8 @@ class SharedInvalidation(RegionInvalidationStrategy):
         self.name = name
         self._record = record
         self._names = (f"{name}:hard", f"{name}:soft")
+        # The tokens as they were read last, and the generation that they are.
+        self._known: tuple[str | None, str | None, str | None] = (None, None, None)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.place).__name__}, {self.name!r})"
@@ -117,14 +120,20 @@ class SharedInvalidation(RegionInvalidationStrategy):
 
     def was_soft_invalidated(self) -> bool:
         """Whether the last invalidation was a soft one. One read of the tokens."""
-        return (self._read()[1] or "").startswith(_SOFTLY)
+        return _text(self._read()[1] or "").startswith(_SOFTLY)
 
     # -- for backends -----------------------------------------------------------------------------
 
     def current(self) -> str | None:
         """Return the generation; None: a token is missing, and every value is invalid."""
         hard, soft = self._read()
-        return None if hard is None or soft is None else f"{hard} {soft}"
+        known = self._known
+        # Each hit waits for this: the tokens are mostly the very ones of the last time.
+        if hard is known[0] and soft is known[1]:
+            return known[2]
+        found = None if hard is None or soft is None else f"{_text(hard)} {_text(soft)}"
+        self._known = hard, soft, found
+        return found
 
     def generation(self) -> str:
         """Return the generation in which a value is created that is begun now.
@@ -142,14 +151,18 @@ class SharedInvalidation(RegionInvalidationStrategy):
         # A place that forgets at once makes every value invalid.
         return found or f"{_token()} {_token()}"
 
-    def _read(self) -> list[str | None]:
-        found: Sequence[Any]
+    def _read(self) -> tuple[str | None, str | None]:
+        hard, soft = self._names
+        found: Any
         if isinstance(self.place, DurableDict):
-            found = read_many(self.place, self._names)
-        else:
-            records = self.place.batch_get(self._record, [{"key": name} for name in self._names])
-            found = [None if record is None else record.value for record in records]
-        return [each.decode() if isinstance(each, bytes) else each for each in found]
+            # One comparison for both. That one of them is younger does no harm: see `shown`.
+            found = self.place._begin_read()
+            if found is None:
+                return dict.get(self.place, hard), dict.get(self.place, soft)
+            return found.get(hard), found.get(soft)
+        records = self.place.batch_get(self._record, [{"key": hard}, {"key": soft}])
+        found = [None if record is None else record.value for record in records]
+        return found[0], found[1]
 
     def _write(self, tokens: dict[str, str]) -> None:
         if isinstance(self.place, DurableDict):
@@ -169,6 +182,11 @@ class SharedInvalidation(RegionInvalidationStrategy):
 
 def _token() -> str:
     return os.urandom(8).hex()
+
+
+def _text(token: Any) -> str:
+    """Return a token as it was set: an encoding that stores bytes as they are gives those."""
+    return token.decode("ascii") if isinstance(token, bytes) else str(token)
 
 
 def read_many(d: DurableDict[Any, Any], keys: Sequence[Any]) -> list[Any]:
@@ -196,7 +214,7 @@ def shown(entry: Entry, current: str | None) -> CachedValue | bytes | None:
     if generation == current:
         return CachedValue(*content)
     hard, _, soft = (current or "").partition(" ")
-    # In a Store the tokens of a hard invalidation may come one after the other.
+    # The tokens of a hard invalidation may be read, or in a Store written, one after the other.
     is_soft = soft.startswith(_SOFTLY) and generation.partition(" ")[0] == hard
     time = SOFT_TIME if is_soft else HARD_TIME
     if not isinstance(content, bytes):
@@ -221,7 +239,9 @@ class CreationMutex(CacheMutex):
 
     """
 
-    def __init__(self, lock: Mutex, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    def __init__(
+        self, lock: Mutex | threading.Lock, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
         self._lock = lock
         self._begin = begin
         self._end = end

@@ -22,7 +22,15 @@ from typing import Any, NamedTuple
 
 from ..stores.base import BaseStore
 
-__all__ = ["CacheRecord", "Entry", "check_record", "content_of", "from_dict", "to_dict"]
+__all__ = [
+    "GENERATION",
+    "CacheRecord",
+    "Entry",
+    "check_record",
+    "content_of",
+    "from_dict",
+    "to_dict",
+]
 
 #: The format of bytes with a header. A newer one is a miss.
 FORMAT = 1
@@ -30,7 +38,7 @@ FORMAT = 1
 _HEADER = b"dogpile" + bytes([FORMAT])
 
 #: Where the metadata of a value has its generation.
-_GENERATION = "durabledict"
+GENERATION = "durabledict"
 
 
 class CacheRecord:
@@ -86,14 +94,14 @@ def to_dict(entry: Entry) -> Any:
         mark = generation.encode("ascii")
         return b"%b%c%b%b" % (_HEADER, len(mark), mark, content)
     payload, metadata = content
-    return payload, {**metadata, _GENERATION: generation} if generation else dict(metadata)
+    return payload, {**metadata, GENERATION: generation} if generation else dict(metadata)
 
 
 def from_dict(value: Any) -> Entry | None:
     """Return the entry that a value of a dict holds; None: it holds none."""
     content = content_of(value)
     if isinstance(content, tuple):
-        return Entry(content, content[1].get(_GENERATION, ""))
+        return Entry(content, content[1].get(GENERATION, ""))
     if content is None or not content.startswith(_HEADER) or len(content) == len(_HEADER):
         return None
     begin = len(_HEADER) + 1
