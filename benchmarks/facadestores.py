@@ -13,6 +13,7 @@ from dogpile.cache import make_region
 from durabledict.stores import ChainedStore, MemcacheStore, ProcessMemoryStore
 from tests.memcachedserver import MemcachedServer
 
+from .dogpileregions import region_rows
 from .measure import Statement, compare
 from .printing import print_amounts, print_rows
 from .sqlobjects import sql_rows
@@ -44,6 +45,8 @@ def facade_tables() -> list[str]:
     missed = print_rows(_rows())
     print("\nPickles and unpickles of one put and two gets.\n")
     missed += print_amounts(_pickles())
+    print("\nRegions of dogpile.cache. Ratios, in turns.\n")
+    missed += print_rows(region_rows())
     print(f"\nObjects of SQLAlchemy {version('SQLAlchemy')}. Ratios, in turns.\n")
     return missed + print_rows(sql_rows())
 
