@@ -42,6 +42,18 @@ class GroupTests:
             assert reader.get(Thing, {"id": 100}) == Thing(100)
 
     @needs("groups")
+    def test_objects_that_are_put_one_by_one_are_of_one_group(self) -> None:
+        """By several processes: a put does not invalidate the others."""
+        store = self.open()
+        other = self.reader(store)
+        for number in range(4):
+            (store, other)[number % 2].put(Grouped(number, name=number))
+        keys = [{"id": number} for number in range(4)]
+        assert None not in store.batch_get(Grouped, keys)
+        store.invalidate_group("zone-1")
+        assert other.batch_get(Grouped, keys) == [None] * 4
+
+    @needs("groups")
     def test_what_is_put_after_it_is_found(self) -> None:
         """Until the next time, and by the process that did not invalidate."""
         store = self.open()
