@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import create_engine, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from durabledict import MemoryDict
 from durabledict.errors import DecodingError
+from durabledict.ext.sqlalchemy import sync_sessions
 from durabledict.stamps import MemoryCache
 from durabledict.stores import (
     BaseStore,
@@ -23,6 +27,7 @@ from durabledict.stores import (
     ProcessMemoryStore,
     RedisStore,
     ShoveStore,
+    SqlAlchemyStore,
     ThreadLocalStore,
     layers,
 )
@@ -36,6 +41,24 @@ from .chaininterleavings import Done, Operation, World, _runs, stepped
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 from .test_chain import SixMethods, messages
+
+
+class Model(DeclarativeBase):
+    pass
+
+
+class Row(Model):
+    __tablename__ = "rows_with_groups"
+    __stockpyle_keys__ = ["id"]
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    zone: Mapped[int]
+    value: Mapped[str]
+
+    @property
+    def __stockpyle_groups__(self) -> list[str]:
+        return [f"zone-{self.zone}"]
+
 
 KEY, NAME = {"id": 1}, {"zone": 1, "name": "x"}
 
@@ -259,6 +282,32 @@ def test_more_than_can_be_remembered_is_everything(
             chain.invalidate_group(f"zone-{number}")
             chain._layers[0]._retry_at = 0.0
     assert value_of(chain) == value_of(chain, Thing, {"id": 2}) == "new"
+
+
+def test_what_sessions_commit_has_its_groups(memcached: MemcacheStore) -> None:
+    """They are told with the object; who changes rows past the session invalidates."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    Model.metadata.create_all(engine)
+    last = SqlAlchemyStore(engine=engine)
+    chain = ChainedStore([memcached, last])
+    sessions = sessionmaker(engine)
+    stop = sync_sessions(sessions, chain)
+    with sessions.begin() as session:
+        session.add_all([Row(id=1, zone=1, value="old"), Row(id=2, zone=2, value="old")])
+    assert value_of(memcached, Row) == "old"
+    with engine.begin() as connection:
+        connection.execute(update(Row).values(value="new"))
+    chain.invalidate_group("zone-1")
+    assert value_of(memcached, Row) is None
+    assert value_of(chain, Row) == value_of(memcached, Row) == "new"
+    assert value_of(chain, Row, {"id": 2}) == "old"
+    # A database has nothing to invalidate, and keeps its rows.
+    last.invalidate_group("zone-2")
+    assert value_of(last, Row, {"id": 2}) == "new"
+    with pytest.raises(TypeError, match="group="):
+        last.invalidate_group([])
+    stop()
+    engine.dispose()
 
 
 # -- races ----------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def has_sound_groups(obj: Any) -> bool:
 
 
 def _names(klass: type, groups: Any) -> tuple[str, ...]:
-    if isinstance(groups, str) or not isinstance(groups, Collection):
+    if isinstance(groups, (str, bytes)) or not isinstance(groups, Collection):
         raise TypeError(
             f"{klass.__qualname__}.{ATTRIBUTE} = {groups!r}: write a list of groups, "
             '["zone-1"] say, or a property that returns one'
