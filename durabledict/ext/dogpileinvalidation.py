@@ -4,7 +4,7 @@ A place that the processes share holds two random tokens, and each value carries
 created under: its generation. They are read before its creator runs (`CreationMutex`), so what was
 created before an invalidation and stored after it does not count. dogpile.cache knows times only,
 so a backend gives values of other generations a time that no value has: see `shown`. That is rule
-5.8 of docs/internals.rst.
+5.9 of docs/internals.rst.
 """
 
 from __future__ import annotations
