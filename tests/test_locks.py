@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -235,9 +235,10 @@ def test_a_mutex_is_used_as_a_lock() -> None:
         assert two.locked()
     with pytest.raises(RuntimeError, match="not held"):
         two.release()
-    for wrong in ({"blocking": False, "timeout": 1}, {"timeout": -2}):
+    wrong: list[tuple[bool, float]] = [(False, 1), (True, -2)]
+    for blocking, timeout in wrong:
         with pytest.raises(ValueError, match="timeout"):
-            one.acquire(**wrong)
+            one.acquire(blocking, timeout)
 
 
 def test_to_take_it_twice_in_one_thread_is_an_error() -> None:
@@ -379,7 +380,7 @@ def test_postgres_is_asked_for_its_own_clock(postgres_server: PostgresServer) ->
     with SqlAlchemyStore(postgres_url(postgres_server, "postgres")) as store:
         lease = store._lease("clock", 30.0)
         assert lease.acquire(b"1" * 16)
-        with store._engine.connect() as connection:
+        with cast("Any", store._engine).connect() as connection:
             (left,) = connection.execute(
                 sqlalchemy.text(
                     "SELECT max(expires) - extract(epoch from clock_timestamp()) "

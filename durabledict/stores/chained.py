@@ -319,6 +319,25 @@ class ChainedStore(BaseStore):
             raise
         writing.end()
 
+    @property
+    def _keeps_lifetimes(self) -> bool:  # type: ignore[override]  # as the Stores do
+        return any(store._keeps_lifetimes for store in self._stores)
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        for store in self._stores:
+            try:
+                found = store._get_expired(address, lifetime)
+            except KeyError:
+                continue  # not indexed there
+            except Exception as error:
+                if store is self._last:
+                    raise
+                logger.warning("the layer %r is passed over: %s", store, error)
+                continue
+            if found is not None and self._last._is_whole(found):
+                return self._handed_out(found)
+        return None
+
     def _lease(self, name: str, seconds: float = LEASE) -> Lease:
         """Return a lock of the lowest Store that has one which other processes see."""
         for store in reversed(self._stores):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from .. import coder
 from ..basicencodings import PickleEncoding
 from ..errors import DecodingError
+from ..locks import Mutex
 from . import lifetime as clock
 from .base import BaseStore, Key
 from .cells import (
@@ -28,14 +29,17 @@ from .cells import (
     pointer_of,
     record_of,
 )
-from .keys import Address, addresses_of, locate_all, matches
-from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .keys import Address, addresses_of, index_of, locate_all, matches
+from .lifetime import LifetimeCallback, checked_callback, lifetime_of, remaining
 
-__all__ = ["BaseDictionaryStore", "Prepared", "Writing"]
+__all__ = ["BUSY", "BaseDictionaryStore", "Prepared", "Reservation", "Writing"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("durabledict.stores")
+
+#: How a record begins that does not say itself when it expires.
+UNLIMITED = RECORD + bytes(8)
 
 #: How every pickle since protocol 2 begins.
 PICKLE = b"\x80"
@@ -197,6 +201,75 @@ class BaseDictionaryStore(BaseStore):
         if names:
             self._delete_prepared(names)
 
+    # -- for `get_or_create` ----------------------------------------------------------------------
+
+    _keeps_lifetimes = True
+
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        """Return what there is under a name, and a token of it for `_put_if`; None: it has none.
+
+        A subclass that can compare and set has a better one.
+
+        """
+        return self._read(name), None
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        """Store a record and its pointers if there still is what a token is of."""
+        raise NotImplementedError(f"{type(self).__name__} gives tokens, and has no _put_if()")
+
+    def _unreserve_cell(self, proof: Reservation) -> None:
+        """Take back what `_reserve_cell` left under a name, if it left something."""
+
+    def _reserve(self, address: Address) -> tuple[Any, Any]:
+        if address.names != index_of(address.klass).keys[0]:
+            # Where its record will be, only the object tells.
+            return super()._reserve(address)
+        name = address.name
+        cell, token = self._reserve_cell(name)
+        if cell is not None and cell[:1] == b"P":
+            found = self.get(address.klass, address.key)
+        else:
+            found = self._found(address, {} if cell is None else {name: cell}, {}, {})
+        return found, Reservation(name, token)
+
+    def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
+        prepared = self._prepare(obj)
+        if prepared.cell is None or (proof is not None and proof.token is BUSY):
+            return None
+        # An object of a subclass is elsewhere than was expected.
+        is_there = proof is not None and proof.name == prepared.name
+        if is_there and proof.token is not None:
+            return self._put_if(prepared, proof.token)
+        if not mutex.still_held():
+            return False
+        self._put_prepared([prepared])
+        if proof is not None and not is_there:
+            self._unreserve_cell(proof)
+        return True
+
+    def _unreserve(self, address: Address, proof: Any) -> None:
+        self._unreserve_cell(proof)
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        name = address.name
+        cell = self._read(name)
+        target = None if cell is None else pointer_of(cell)
+        if target is not None:
+            name, cell = target, self._read(target)
+        record = None if cell is None else payload_of(cell)
+        if record is None:
+            return None
+        expires, payload = record
+        obj = coder.decode(self.encoding, self.old_encoding, self.keyspace, name, payload)
+        if not matches(obj, address):
+            return None
+        over = clock.now() - expires if expires else -1.0
+        if over >= 0:
+            life = lifetime_of(obj, self.lifetime_cb) if lifetime is None else remaining(lifetime)
+            if life is None or over >= life:
+                return None
+        return obj
+
     # -- how they do it ---------------------------------------------------------------------------
 
     def _names(self, obj: Any) -> tuple[str, tuple[str, ...]]:
@@ -215,8 +288,11 @@ class BaseDictionaryStore(BaseStore):
         if lifetime is not None and lifetime <= 0:
             return Prepared(name, pointers, None, lifetime)
         expires = 0.0
-        if lifetime is not None and not self.expires_natively:
+        keeps = lifetime is not None and clock.keeps_expired(obj)
+        if lifetime is not None and (keeps or not self.expires_natively):
             expires = clock.now() + lifetime
+        if lifetime is not None and keeps:
+            lifetime = min(2 * lifetime, clock.FAR)
         payload = coder.encode(self.encoding, self.keyspace, name, obj)
         return Prepared(name, pointers, pack_record(expires, pointers, payload), lifetime)
 
@@ -275,7 +351,7 @@ class BaseDictionaryStore(BaseStore):
         :raises DecodingError: naming what it is stored under
 
         """
-        if self._pickles and self.expires_natively and cell[:2] == RECORD:
+        if self._pickles and self.expires_natively and cell[:10] == UNLIMITED:
             payload = cell[payload_start(cell) :]
             if payload[:1] == PICKLE:
                 # In a third of the time; whatever is wrong with it is found out the careful way.
@@ -293,6 +369,22 @@ class BaseDictionaryStore(BaseStore):
         if expires and expires <= clock.now():
             return None
         return coder.decode(self.encoding, self.old_encoding, self.keyspace, name, payload)
+
+
+class Reservation(NamedTuple):
+    """What shows that nobody has written a record since it was looked for.
+
+    :param name: of the record
+    :param token: for `_put_if`; None: nothing shows it
+
+    """
+
+    name: str
+    token: Any
+
+
+#: A token: somebody else is writing the record at this moment, so what is created is not stored.
+BUSY = object()
 
 
 def _targets(cells: Mapping[str, bytes]) -> dict[str, str]:

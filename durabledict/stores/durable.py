@@ -7,10 +7,12 @@ from typing import Any
 
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
+from ..changes import Undecodable
 from ..errors import MISSING, DecodingError
 from ..locks import LEASE, Lease
 from ..memory import MemoryDict
-from .dictionary import BaseDictionaryStore, Writing
+from .cells import pack_pointer
+from .dictionary import BaseDictionaryStore, Prepared, Writing, stale_pointers
 from .lifetime import LifetimeCallback
 
 __all__ = ["DurableDictStore"]
@@ -80,6 +82,30 @@ class DurableDictStore(BaseDictionaryStore):
     def shared(self) -> bool:  # type: ignore[override]  # the dict knows
         """Whether other processes see the dict."""
         return not isinstance(self._dict, MemoryDict)
+
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        if not self._dict._has_compare_and_set():
+            return super()._reserve_cell(name)
+        self._dict._require_open()
+        cell, proof = self._dict._fetch(name)
+        if isinstance(cell, Undecodable):
+            raise cell.error.with_traceback(None)
+        return (cell if isinstance(cell, bytes) else None), (cell, proof)
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        before, proof = token
+        name, pointers, cell, lifetime = prepared
+        set_if = self._dict._compare_and_set
+        if self._dict._write(set_if, name, cell, proof, conditional=True) is None:
+            self._dict._catch_up()
+            return False
+        if pointers:
+            self._write_many([(pointer, pack_pointer(name), lifetime) for pointer in pointers])
+        if isinstance(before, bytes):
+            stale = stale_pointers({name: before}, {name: pointers})
+            if stale:
+                self._remove_if(stale)
+        return True
 
     def _lease(self, name: str, seconds: float = LEASE) -> Lease:
         # Another name than those of `get_or_compute`, though the dict has both.

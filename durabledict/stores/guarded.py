@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 from .base import BaseStore, Key
 from .keys import Address
 
-__all__ = ["SPOILED_LIFE", "GuardedStore", "Peeked", "Settlement"]
+__all__ = ["CREATION_LIFE", "SPOILED_LIFE", "GuardedStore", "Peeked", "Settlement"]
+
+#: Seconds for which a creator's marker stands: what takes longer is not stored.
+CREATION_LIFE = 3600.0
 
 #: Seconds for which nothing is cached under a key that two writers wrote at once.
 SPOILED_LIFE = 2.0

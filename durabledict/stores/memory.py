@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import reading
+from ..locks import Mutex
 from ..stampcaches import call_after_fork
 from ..stamps import Stamp
 from .base import Key
 from .classstamps import ClassStamps
 from .expiring import expiring_entries
-from .guarded import SPOILED_LIFE, GuardedStore, Peeked, Settlement
-from .keys import Address, addresses_of, entry_of, index_of
-from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .guarded import CREATION_LIFE, SPOILED_LIFE, GuardedStore, Peeked, Settlement
+from .keys import Address, addresses_of, entry_of, index_of, matches
+from .lifetime import LifetimeCallback, checked_callback, keeps_expired, lifetime_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,17 +86,17 @@ class ProcessMemoryStore(GuardedStore):
         self._known: dict[type, Stamp | None] = {}
         # What is dropped while the lock is held: what it refers to is freed after that.
         self._gone: list[Any] = []
-        # entry of a first key -> (object, entries of its other keys, lifetime)
+        # entry of a first key -> (object, entries of its other keys, when it is not for `get` any
+        # more, lifetime)
         self._records: Any = {}
         self._find: Callable[[Any], Any] = self._records.get
-        if lifetime_cb is not None or maxsize is not None:
-            self._records = expiring_entries(maxsize, self._forget_pointers)
-            self._find = self._find_living
         # entry of another key -> entry of the first
         self._pointers: dict[Any, Any] = {}
         # entry of a first key -> (who set it, proof, when it expires)
         self._markers: dict[Any, tuple[str, object, float]] = {}
         self._lock = threading.RLock()
+        if lifetime_cb is not None or maxsize is not None:
+            self._have_expire()
         call_after_fork(self)
 
     def get(self, klass: type[T], key: Key) -> T | None:
@@ -159,6 +160,8 @@ class ProcessMemoryStore(GuardedStore):
 
     def _prepare(self, obj: Any) -> tuple[Any, Any, tuple[Any, ...], float | None]:
         lifetime = lifetime_of(obj, self.lifetime_cb)
+        if lifetime is not None:
+            self._have_expire()
         first, *others = [each.entry for each in addresses_of(obj, self.polymorphic)]
         return first, obj, tuple(entry for entry in others if entry != first), lifetime
 
@@ -178,7 +181,21 @@ class ProcessMemoryStore(GuardedStore):
             gone, self._gone = self._gone, []
         del gone
 
+    def _have_expire(self) -> None:
+        """Keep objects from now on for as long as their lifetimes."""
+        with self._lock:
+            if type(self._records) is dict:
+                records = expiring_entries(self.maxsize, self._forget_pointers)
+                records.update(self._records)
+                self._records, self._find = records, self._find_living
+
     def _find_living(self, entry: Any) -> Any:
+        record = self._find_kept(entry)
+        if record is not None and record[2] is not None and record[2] <= reading.monotonic():
+            return None  # kept for `get_or_create` alone
+        return record
+
+    def _find_kept(self, entry: Any) -> Any:
         with self._lock:
             try:
                 return self._records[entry]
@@ -192,7 +209,10 @@ class ProcessMemoryStore(GuardedStore):
         self._pointers.pop(entry, None)
         if lifetime is not None and lifetime <= 0:
             return
-        self._records[entry] = (obj, pointers, lifetime)
+        ends = None
+        if lifetime is not None and keeps_expired(obj):
+            ends, lifetime = reading.monotonic() + lifetime, 2 * lifetime
+        self._records[entry] = (obj, pointers, ends, lifetime)
         for pointer in pointers:
             # As where names are in a store: what stands there is replaced, a record too.
             self._remove(pointer)
@@ -258,6 +278,65 @@ class ProcessMemoryStore(GuardedStore):
         """Return the classes as which objects of one are found."""
         bases = klass.__mro__[1:] if self.polymorphic else ()
         return [klass, *(base for base in bases if getattr(base, "__stockpyle_keys__", None))]
+
+    # -- for `get_or_create` --------------------------------------------------------------------
+
+    _keeps_lifetimes = True
+
+    def _reserve(self, address: Address) -> tuple[Any, Any]:
+        entry = address.entry
+        if self._stamps is not None:
+            self._compare(address.klass)
+        found = self._get(address.klass, address.key)
+        if found is not None or address.names != index_of(address.klass).keys[0]:
+            return found, None
+        with self._locked():
+            now = reading.monotonic()
+            was = self._marker(entry, now)
+            if was is not None and was[0] != _READERS:
+                return None, (entry, None)  # somebody is writing it
+            proof = object()
+            self._set_marker(entry, _READERS, proof, now + CREATION_LIFE)
+        return None, (entry, proof)
+
+    def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
+        record = self._prepare(obj)
+        if record[3] is not None and record[3] <= 0:
+            return None
+        if proof is None or proof[0] != record[0]:
+            if not mutex.still_held():
+                return False
+            self.batch_put([obj])
+            if proof is not None:
+                self._unreserve_entry(*proof)
+            return True
+        if proof[1] is None:
+            return None
+        announcement = self._announce([obj])
+        with self._locked():
+            own = self._unreserve_entry(*proof)
+            if own:
+                self._store(*record)
+        self._announced(announcement)
+        return own
+
+    def _unreserve(self, address: Address, proof: Any) -> None:
+        self._unreserve_entry(*proof)
+
+    def _unreserve_entry(self, entry: Any, proof: Any) -> bool:
+        with self._lock:
+            was = self._markers.get(entry)
+            if was is None or was[1] is not proof:
+                return False
+            del self._markers[entry]
+            return True
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        entry = address.entry
+        with self._lock:
+            record = self._find_kept(self._pointers.get(entry, entry))
+        found = None if record is None else record[0]
+        return found if found is not None and matches(found, address) else None
 
     # -- for chains -----------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from ..basicencodings import PickleEncoding
 from ..locks import LEASE, Lease
 from .cells import is_marker, marker, pack_pointer
-from .dictionary import Prepared, Writing, stale_pointers
-from .guarded import SPOILED_LIFE
+from .dictionary import BUSY, Prepared, Reservation, Writing, stale_pointers
+from .guarded import CREATION_LIFE, SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell
 from .lifetime import LifetimeCallback
 
@@ -54,6 +54,15 @@ return {string.sub(was, 1, 1) == 'M' and was ~= ARGV[1] and 1 or 0, names}
 READ_OR_CLAIM = Script("""
 local found = redis.call('GET', KEYS[1])
 if found then return found end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""")
+
+#: ARGV: the marker, milliseconds. As READ_OR_CLAIM, but takes the place of a reader's marker, too:
+#: who has the lock knows that it is of one who is gone, or who will not store what it reads.
+RESERVE = Script("""
+local found = redis.call('GET', KEYS[1])
+if found and string.sub(found, 1, 1) ~= 'F' then return found end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
 """)
@@ -262,6 +271,30 @@ class RedisStore(GuardedDictionaryStore):
                 gone.update({name: cell for name in each.proof.pointers if name})
         calls += [self._remove_cell(*pair) for pair in gone.items() if pair[0] not in kept]
         self._pipe.ask(calls)
+
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        token = marker(b"F")
+        life = _milliseconds(CREATION_LIFE)
+        (found,) = self._pipe.ask([run(self.prefix + name, RESERVE, token, life)])
+        if found == token:
+            return None, token
+        return (None, BUSY) if is_marker(found) else (found, found)
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        name, pointers, cell, lifetime = prepared
+        life = b"0" if lifetime is None else _milliseconds(lifetime)
+        settling = run(self.prefix + name, SETTLE, token, cell or b"", life, b"", b"0")
+        leading = [self._set(pointer, pack_pointer(name), lifetime) for pointer in pointers]
+        if not self._pipe.ask([settling, *leading])[0]:
+            return False
+        stale = stale_pointers({name: token}, {name: pointers})
+        if stale:
+            self._remove_if(stale)
+        return True
+
+    def _unreserve_cell(self, proof: Reservation) -> None:
+        if proof.token is not BUSY and is_marker(proof.token):
+            self._remove_if({proof.name: proof.token})
 
     def _lease(self, name: str, seconds: float = LEASE) -> Lease:
         key = f"{self.prefix}lock:{name}"

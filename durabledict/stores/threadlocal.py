@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from .base import Key
@@ -73,6 +74,28 @@ class ThreadLocalStore(GuardedStore):
     def batch_delete(self, objs: Iterable[Any]) -> None:
         """Forget objects."""
         self._mine.batch_delete(objs)
+
+    def get_or_create(
+        self,
+        klass: type[T],
+        key: Key,
+        creator: Callable[[], T | None],
+        lifetime: Any = None,
+        serve_expired: bool = False,
+        timeout: float | timedelta | None = None,
+    ) -> T | None:
+        """Return the object, created if there is none: one for each thread, without waiting.
+
+        See `BaseStore.get_or_create`.
+
+        """
+        mine = self._mine
+        return mine.get_or_create(klass, key, creator, lifetime, serve_expired, timeout)
+
+    _keeps_lifetimes = True
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        return self._mine._get_expired(address, lifetime)
 
     def _place(self, address: Address) -> Any:
         return address.entry
