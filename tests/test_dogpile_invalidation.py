@@ -23,7 +23,7 @@ from dogpile.cache.proxy import ProxyBackend
 from durabledict import MemoryDict, NoOpEncoding, SqliteDict
 from durabledict.ext.dogpile import CacheRecord, SharedInvalidation
 from durabledict.redis import RedisDict
-from durabledict.stores import MemcacheStore, ProcessMemoryStore, RedisStore
+from durabledict.stores import ChainedStore, MemcacheStore, ProcessMemoryStore, RedisStore
 
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
@@ -362,6 +362,57 @@ def test_what_is_no_place_is_refused() -> None:
         SharedInvalidation({})  # type: ignore[arg-type]
 
 
+def test_half_of_a_hard_invalidation_is_no_soft_one() -> None:
+    """In a Store its tokens may come one after the other; no expiration time is asked for."""
+    d = MemoryDict[Any, Any]()
+    region = region_in(d)
+    for token in ("region:soft", "region:hard"):
+        region.set("k", "old")
+        d[token] = "of somebody's invalidation"
+        assert region.get_or_create("k", lambda: "new") == "new"
+        assert region.get("k") == "new"
+
+
+def test_a_chain_has_the_tokens_where_all_hear_of_them(redis_url: str) -> None:
+    with ExitStack() as ends:
+        here, there = (
+            region_in(
+                ChainedStore(
+                    [
+                        ProcessMemoryStore(lifetime_cb=lambda obj: 3600),
+                        ends.enter_context(RedisStore(redis_url)),
+                    ]
+                )
+            )
+            for _ in range(2)
+        )
+        here.set("k", 1)
+        assert (here.get("k"), there.get("k")) == (1, 1)
+        there.invalidate()
+        assert here.get("k") is NO_VALUE
+        assert here.get_or_create("k", lambda: 2) == 2
+
+
+def test_in_a_transaction_a_region_sees_what_it_wrote(django_project: None) -> None:
+    from django.db import transaction
+
+    from durabledict.ext.django import SettingsDict
+
+    d: Any = SettingsDict("dogpile")
+    with d:
+        region = region_in(d)
+        region.set("k", "before")
+        with transaction.atomic():
+            region.set_multi({"k": "within", "j": 1})
+            assert region.get("k") == "within"
+            assert region.get_multi(["k", "j", "x"]) == ["within", 1, NO_VALUE]
+            region.invalidate()
+            assert region.get_multi(["k", "j"]) == [NO_VALUE, NO_VALUE]
+            transaction.set_rollback(True)
+        assert region.get_multi(["k", "j"]) == ["before", NO_VALUE]
+        d.clear()
+
+
 # -- serializers and proxies ----------------------------------------------------------------------
 
 
@@ -439,6 +490,7 @@ def test_the_lock_is_given_back_where_the_tokens_cannot_be_read(
         broken.setattr(SharedInvalidation, "generation", refuse)
         with pytest.raises(redis.ConnectionError):
             region.get_or_create("k", lambda: 1)
+    assert not region.key_is_locked("k")
     assert region.get_or_create("k", lambda: 2) == 2
 
 

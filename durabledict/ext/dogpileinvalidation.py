@@ -4,7 +4,7 @@ A place that the processes share holds two random tokens, and each value carries
 created under: its generation. They are read before its creator runs (`CreationMutex`), so what was
 created before an invalidation and stored after it does not count. dogpile.cache knows times only,
 so a backend gives values of other generations a time that no value has: see `shown`. That is rule
-5.8 of docs/internals.rst.
+5.9 of docs/internals.rst.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dogpile.cache.region import RegionInvalidationStrategy
 from ..base import DurableDict
 from ..locks import Mutex
 from ..stores.base import BaseStore
+from ..stores.chained import ChainedStore
 from .dogpilerecords import CacheRecord, Entry, check_record
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ class SharedInvalidation(RegionInvalidationStrategy):
     reads two tokens as well: in a watched dict nothing is sent for that, in a strict one it is a
     comparison, and in a Store a `batch_get`.
 
-    :param place: the dict or Store that has the tokens. It may be the one that has the values, and
-        should be no cache that evicts: where a token is missing, every value is invalid
+    :param place: the dict or Store that has the tokens; of a chain, the last one. It may be the one
+        that has the values, and should be no cache that evicts, and without lifetimes: where a
+        token is missing, every value is invalid
     :param name: under which they are kept; regions of one name are invalidated together
     :param record: the class of the records in a Store, as for `StoreBackend`
     :raises TypeError: neither a DurableDict nor a Store; or a Store that keeps no such records
@@ -74,6 +76,9 @@ class SharedInvalidation(RegionInvalidationStrategy):
         *,
         record: Any = CacheRecord,
     ) -> None:
+        while isinstance(place, ChainedStore):
+            # What a layer of this process holds of the tokens would be as old as its lifetime.
+            place = place._last
         if isinstance(place, BaseStore):
             check_record(place, record)
         elif not isinstance(place, DurableDict):
