@@ -285,10 +285,12 @@ class ProcessMemoryStore(GuardedStore):
     def _is_valid(self, tokens: tuple[Token, ...]) -> bool:
         if self._stamps is not None:
             self._compare_groups()
-        gone = [token for token in tokens if not token.is_valid]
-        # Here too: it was in another thread that it was invalidated.
-        self._drop(gone)
-        return not gone
+        for token in tokens:
+            if not token.is_valid:
+                # Here too: it may have been invalidated in another thread.
+                self._drop([token])
+                return False
+        return True
 
     def _compare_groups(self) -> None:
         """Forget all objects with groups, if another process may have invalidated one."""
