@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..stores.keys import locate
+from .computing import together, waiting
 from .things import Grouped, Listed, Misnamed, Thing
-from .tools import needs, raises
+from .tools import needs, raises, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,6 +187,24 @@ class GroupTests:
                 assert created.value == "new"
                 assert self.reader(store).get(klass, key).value == "new"
                 store.delete(klass(1))
+
+    @needs("groups", "threads")
+    def test_who_waits_for_what_was_invalidated_creates(self) -> None:
+        """One after the other: each may have come after the invalidation."""
+        store = self.open()
+        created: list[Any] = []
+
+        def create() -> Any:
+            created.append(None)
+            if len(created) == 1:
+                until(lambda: waiting() == 2, "the others wait")
+                self.reader(store).invalidate_group("zone-1")
+                return Grouped(1, value="old")
+            return Grouped(1, value="new")
+
+        found = together(3, lambda: store.get_or_create(Grouped, {"id": 1}, create).value)
+        assert sorted(found) == ["new", "new", "old"]
+        assert len(created) == 2
 
     @needs("groups", "lifetimes", "clock")
     def test_what_is_invalid_is_not_served_as_expired(self) -> None:
