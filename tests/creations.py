@@ -34,7 +34,9 @@ KINDS = (*DICTS, *STORES)
 #: The lease of who is going to be killed, in seconds. (A lock of ZooKeeper ends with the session.)
 SHORT = 1.0
 
-spawning = multiprocessing.get_context("spawn")
+# All of them are forked from one that has imported this module, which takes longest.
+forking = multiprocessing.get_context("forkserver")
+forking.set_forkserver_preload([__name__])
 
 
 class Journal:
@@ -195,8 +197,8 @@ class Processes:
         self._ends: list[Any] = []
         self._running: list[Any] = []
         for _ in range(number):
-            ours, theirs = spawning.Pipe()
-            process = spawning.Process(target=_serve, args=(theirs,), daemon=True)
+            ours, theirs = forking.Pipe()
+            process = forking.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             self._ends.append(ours)

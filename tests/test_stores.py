@@ -191,7 +191,7 @@ class SixMethods(BaseStore):
 class TestChainOfTheSixMethods(StoreSuite):
     """Layers that know nothing but the six operations."""
 
-    capabilities = frozenset({"live", "threads"})
+    capabilities = frozenset({"keeps_for_ever", "live", "threads"})
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         return ChainedStore([SixMethods(), SixMethods(), SixMethods()])

@@ -150,6 +150,28 @@ class ComputingTests(SuiteBase):
         assert len(calls) == 1
         self.check(two, {"k": "created"})
 
+    def test_who_gets_the_lock_looks_once_more(self) -> None:
+        """Another one may have stored it since the first look, and be done."""
+        d, calls = self.open(), []
+        other = self.reader()
+        make = d._lease
+
+        def lease(name: str, seconds: float) -> Any:
+            made = make(name, seconds)
+            acquire = made.acquire
+
+            def acquires(token: bytes) -> bool:
+                in_thread(lambda: other.update(k="theirs"))
+                return bool(acquire(token))
+
+            made.acquire = acquires
+            return made
+
+        with self.replaced(d, "_lease", lease):
+            assert d.get_or_compute("k", lambda: calls.append(1)) == "theirs"
+        assert not calls
+        self.check(d, {"k": "theirs"})
+
     def test_a_creator_that_raises_raises_in_its_own_caller(self) -> None:
         """One of those who wait creates, and the lock is free."""
         d, calls = self.open(), []

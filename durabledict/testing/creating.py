@@ -134,6 +134,28 @@ class CreatingTests:
         assert len(calls) == 1
 
     @needs("threads")
+    def test_who_gets_the_lock_looks_once_more(self) -> None:
+        """Another one may have put it since the first look, and be done."""
+        store = self.open()
+        make = store._lease
+
+        def lease(name: str, *seconds: float) -> Any:
+            made = make(name, *seconds)
+            acquire = made.acquire
+
+            def acquires(token: bytes) -> bool:
+                in_thread(lambda: store.put(Thing(1, value="theirs")))
+                return bool(acquire(token))
+
+            made.acquire = acquires
+            return made
+
+        store._lease = lease
+        for key in (KEY, NAME):
+            assert store.get_or_create(Thing, key, lambda: 1 / 0).value == "theirs"
+            store.delete(Thing(1))
+
+    @needs("threads")
     def test_a_creator_that_raises_raises_in_its_own_caller(self) -> None:
         """One of those who wait creates; and so it is with what cannot be stored."""
         store, calls = self.open(), []
