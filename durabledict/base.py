@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from . import atomic, coder, forking, reading
 from .changes import Changes, Commit, Undecodable, chained, differs
+from .computing import compute_missing
+from .creating import checked_timeout
 from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, EncoderError, EncodingError, Missing
 from .keys import canonical_key
 from .localcopy import LocalCopy
+from .locks import LEASE, Lease, ProcessLease
 from .options import seconds
 from .syncing import SyncedCopy
 from .watch import Watch
@@ -55,15 +58,15 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     Writing: ``d[k] = v``, ``del``, `update`, ``|=``, `setdefault`, `pop`, `popitem`, `clear`,
     `replace_all`, `migrate`.
 
-    Read-modify-write: `compare_and_set`, `compute`, `edit`.
+    Read-modify-write: `compare_and_set`, `compute`, `edit`, `get_or_compute`.
 
     Syncing: `sync`, `autosync`, `watch`, `on_change`, `checked_age`, `stale_since`, `stats`,
     `undecodable`, `close`.
 
     A backend supplies: `persist`, `depersist`, `durables`, `last_updated`, and, if it can,
     `changes`, `persist_many`, `depersist_many`, `_replace_all`, `_fetch`, `_compare_and_set`,
-    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_overlay`,
-    `close`, `unavailable`.
+    `_setdefault`, `_pop`, `_was_refused`, `wait`, `_glance` with `_is_unchanged`, `_lease`,
+    `_overlay`, `close`, `unavailable`.
 
     :param autosync: True: every read compares; seconds (float or timedelta): at most one
         comparison in that time; False: reads touch the local copy alone, until `sync` is called
@@ -348,6 +351,50 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
         """
         return atomic.edit(self, self._canonical(key))
 
+    def get_or_compute(
+        self,
+        key: K,
+        creator: Callable[[], V],
+        *,
+        timeout: float | timedelta | None = None,
+        lease: float | timedelta = LEASE,
+    ) -> V:
+        """Return ``d[key]``; where there is none, store what `creator` returns, and return that.
+
+        Of all who find nothing one calls its creator, and the others wait for what it stores: the
+        threads of this process, and other processes where the backend has a lock that they share.
+        A hit is a read; who creates asks for the lock, reads once more, writes, and releases it.
+
+        >>> from durabledict import MemoryDict
+        >>> d = MemoryDict()
+        >>> d.get_or_compute("report", lambda: "expensive"), d.get_or_compute("report", lambda: 1)
+        ('expensive', 'expensive')
+
+        A creator that raises raises in its own caller; one of those who wait creates then. One that
+        is killed costs the others the lease at most. One that was overtaken, since it stalled for
+        longer than that, or since somebody else wrote the key meanwhile, gets what it has created,
+        and the other's value stays: it is stored if the key is still missing, in one step. (A
+        backend without `_compare_and_set` asks right before.) No lock but this one is held while
+        the creator runs. Any value is stored, None as well; but for `MISSING`, which is returned.
+
+        :param creator: a function that returns the value
+        :param timeout: seconds, or a timedelta, to wait for what another one creates
+        :param lease: seconds, or a timedelta, after which the lock of a process that is no more is
+            free; in ZooKeeper it is when its session has ended
+        :raises TimeoutError: it was not done in time; the message names the key
+        :raises RuntimeError: the creator asks for what it is to create
+
+        """
+        key = self._canonical(key)
+        value = self.get(key, MISSING)
+        if not isinstance(value, Missing):
+            return value
+        length = seconds(lease)
+        if length is None or length <= 0:
+            raise TypeError(f"lease={lease!r}: write seconds above 0, or a timedelta")
+        computed: V = compute_missing(self, key, creator, checked_timeout(timeout), length)
+        return computed
+
     # -- syncing ------------------------------------------------------------------------------
 
     @property
@@ -576,6 +623,18 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     def _interrupt_wait(self) -> None:
         """Make a `wait` that another thread is in return soon."""
         self._interrupted.set()
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        """Return the lock of that name, of this dict's keyspace: what a `locks.Mutex` is made of.
+
+        This one is of this process alone; a backend has one that all processes share, if it can.
+        Locks are no entries, and no stamp hears of them.
+
+        :param name: any str; the lock of another name is another lock
+        :param seconds: for which it is held without being renewed
+
+        """
+        return ProcessLease(self, name)
 
     def _overlay(self) -> Mapping[K, V] | None:
         """Return the entries as this thread's open transaction sees them, or None.

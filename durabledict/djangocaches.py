@@ -21,6 +21,8 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import InterfaceError, OperationalError
 from django.utils.connection import ConnectionProxy
 
+from .cacheleases import DjangoLease
+from .locks import Lease
 from .stampcaches import StampCache, as_number, stamp_cache
 
 __all__ = ["DjangoCache"]
@@ -105,6 +107,11 @@ class DjangoCache(StampCache):
         place, name = self._there(key)
         place.put(name, number)
 
+    def lease(self, key: str, seconds: float) -> Lease | None:
+        """Return a lock in the cache, where processes share it."""
+        place, name = self._there(key)
+        return place.lease(name, seconds)
+
 
 # For all caches together: two stamps in one cache have an object each that asks it.
 _threads = threading.local()
@@ -159,6 +166,12 @@ class _AnyCache(StampCache):
     def add(self, key: str, number: int) -> bool:
         with self._asking() as cache:
             return bool(cache.add(key, number, timeout=None))
+
+    def lease(self, key: str, seconds: float) -> Lease | None:
+        """Return a lock in the cache, where processes share it."""
+        if isinstance(self._cache, (DummyCache, LocMemCache)):
+            return None
+        return DjangoLease(seconds, ("django", self.identity, key), key, self._asking)
 
     def increase(self, key: str, by: int) -> int | None:
         try:

@@ -21,6 +21,8 @@ from pymemcache import Client, HashClient, PooledClient
 from pymemcache.client import base
 from pymemcache.exceptions import MemcacheClientError, MemcacheError
 
+from .cacheleases import MemcachedLease
+from .locks import Lease
 from .stampcaches import StampCache, as_number
 
 __all__ = ["MemcachedCache", "connections_of"]
@@ -98,6 +100,10 @@ class MemcachedCache(StampCache):
         if not self._connections.ask("set", key, b"%d" % number, noreply=False):
             raise MemcacheError(f"the stamp under {key!r} was not stored")
 
+    def lease(self, key: str, seconds: float) -> Lease | None:
+        """Return a lock in memcached."""
+        return self._connections.lease(key, seconds)
+
 
 class _Connections:
     """Our connections to the servers of one client, for this process.
@@ -133,6 +139,11 @@ class _Connections:
             return self._ask_one(lambda one: getattr(one, command)(key, *arguments, **named))
         with self._turn:
             return self._ask_one_of_several(command, key, *arguments, **named)
+
+    def lease(self, key: str, seconds: float) -> MemcachedLease:
+        """Return a lock under a key."""
+        # Not the client itself, which is referred to weakly here: these live as long as it does.
+        return MemcachedLease(seconds, ("memcached", id(self), key), key, self.ask)
 
     def ask_nodes(self, keys: Iterable[str], function: Callable[[Any, list[str]], T]) -> list[T]:
         """Call a function with the client of each node that has some of the keys, and these keys.

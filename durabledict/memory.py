@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import NoOpEncoding
 from .errors import MISSING, Missing
+from .locks import LEASE, Lease, ProcessLease
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -144,6 +145,9 @@ class MemoryDict(DurableDict[K, V]):
             storage = MemoryStorage.over(storage)
         self.storage = storage
         super().__init__(autosync, encoding, old_encoding, **options)
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        return ProcessLease(self.storage, name)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:

@@ -22,6 +22,7 @@ from .base import Commit, DurableDict, Undecodable
 from .coder import decode_all
 from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, Missing
+from .locks import LEASE, Lease
 from .modelcolumns import KeyColumn, ValueColumn
 from .modeltransactions import Block, is_in_transaction
 from .modelwrites import WrittenRows
@@ -279,6 +280,13 @@ class ModelStore(DurableDict[K, V]):
             return super()._sync_watched(woken)
         finally:
             connection.close_if_unusable_or_obsolete()
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        """Return a lock in the cache that holds the stamp, where processes share that."""
+        stamp = self._stamp()
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        found = stamp.cache.lease(f"{stamp.key}:{digest}", seconds)
+        return super()._lease(name, seconds) if found is None else found
 
     def _after_fork(self) -> None:
         super()._after_fork()

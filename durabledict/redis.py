@@ -42,6 +42,7 @@ from .changes import chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
+from .locks import LEASE, Lease
 from .redisconnection import nothing_was_sent
 from .redisload import delta, load
 from .redisprimary import Primary
@@ -534,6 +535,9 @@ class RedisDict(ConnectionDurableDict[K, V]):
             # What no entry tells of, the look does: that this is no primary any more, say.
             self._look_at = -math.inf
         return self._woken
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        return self._primary.lease(name, seconds)
 
     def close(self) -> None:
         """End the watch; close the connections if no other dict uses them."""

@@ -20,6 +20,7 @@ from redis.exceptions import (
 )
 
 from . import reading
+from .locks import Lease
 from .redisprimary import ROLE, Primary
 from .redisscripts import pack
 from .redisservers import servers_of
@@ -92,6 +93,10 @@ class RedisCache(StampCache):
     def put(self, key: str, number: int) -> None:
         """Put a number: SET."""
         self._place(key).send(b"SET", b"%d" % number)
+
+    def lease(self, key: str, seconds: float) -> Lease | None:
+        """Return a lock in Redis."""
+        return self._place(key).lease("", seconds)
 
 
 class _Place(Primary):

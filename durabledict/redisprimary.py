@@ -29,6 +29,7 @@ from redis.exceptions import (
 )
 
 from .redisconnection import nothing_was_sent
+from .redisleases import RedisLease
 from .redisscripts import Caller, Script, pack
 from .redisservers import Server, Servers, servers_of
 
@@ -310,6 +311,12 @@ class Primary:
             timeout += milliseconds / 1000
         wait = pack((b"WAIT", b"%d" % number, b"%d" % milliseconds))
         return self.run(script, *arguments, writes=True, wait=wait, timeout=timeout)
+
+    def lease(self, name: str, seconds: float) -> RedisLease:
+        """Return a lock that all who have this keyspace share; it is in the keyspace's slot."""
+        key = f"{key_names(self.names[0])[1].removesuffix('changes')}lock:{name}"
+        identity = ("redis", id(self._client), key)
+        return RedisLease(seconds, identity, key.encode("utf-8", "surrogatepass"), self.ask)
 
     def close(self) -> None:
         """Leave the connections, which are closed with the last dict that uses them."""

@@ -18,8 +18,10 @@ from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
 from .keys import decode_key, encode_key
+from .locks import LEASE, Lease
 from .sqliteconnection import Connection, is_locked
 from .sqlitefile import SqliteFile, Transaction
+from .sqliteleases import SqliteLease
 from .sqlitelog import packed, trim, unpacked
 from .sqlitestatements import (
     COMMIT,
@@ -320,6 +322,10 @@ class SqliteDict(DurableDict[K, V]):
         # Short enough to sleep through: to wait for the event takes twice the processor.
         time.sleep(seconds)
         return self._interrupted.is_set()
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        identity = ("sqlite", self.path, self._place, name)
+        return SqliteLease(seconds, identity, self._file, self._place, encode_key(name))
 
     def close(self) -> None:
         """Close the connections, and end the watch; see `DurableDict.close`."""

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from .locks import Lease
+
 __all__ = ["MemoryCache", "StampCache", "as_number", "stamp_cache"]
 
 #: A sum of more terms than this is added up.
@@ -68,6 +70,14 @@ class StampCache(ABC):
     @abstractmethod
     def put(self, key: str, number: int) -> None:
         """Put a number, whatever is there; raise where that is not sure."""
+
+    def lease(self, key: str, seconds: float) -> Lease | None:
+        """Return a lock under that key, which no number has; None: no other process would see it.
+
+        :param seconds: for which it is held without being renewed
+
+        """
+        return None
 
 
 class MemoryCache(StampCache):

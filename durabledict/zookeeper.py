@@ -43,11 +43,13 @@ from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import Difference, chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, Missing
+from .locks import LEASE, Lease
 from .options import seconds
 from .zookeeperclient import Client, NotConnectedError
 from .zookeepercommits import Commits
 from .zookeeperfetch import Fetcher
-from .zookeepernames import Place, checked_path
+from .zookeeperleases import ZookeeperLease, folder_of
+from .zookeepernames import Place, checked_path, encode_name
 from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit, sendable
 from .zookeeperthreads import OwnThreadError
 from .zookeepertransactions import Transactions
@@ -412,6 +414,14 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         super()._interrupt_wait()
         with self._tree.lock:
             self._tree.lock.notify_all()
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        folder = folder_of(self._place.path)
+        if folder is None:
+            return super()._lease(name, seconds)
+        path = f"{folder}/{encode_name(name)}"
+        identity = ("zookeeper", id(self.connection), path)
+        return ZookeeperLease(seconds, identity, self._client, path)
 
     # -- closing, forking ---------------------------------------------------------------------
 

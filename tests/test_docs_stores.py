@@ -56,7 +56,7 @@ def test_the_examples_do_what_the_page_says(
 
 class TestFolderStore(StoreSuite):
     capabilities = frozenset(
-        {"clock", "copies", "encodes", "lifetimes", "polymorphic", "shared", "threads"}
+        {"clock", "copies", "encodes", "groups", "lifetimes", "polymorphic", "shared", "threads"}
     )
 
     def factory(self, place: Path, **options: Any) -> FolderStore:

@@ -153,7 +153,7 @@ class SqlSuite(StoreSuite):
 
 
 class TestOnSqlite(SqlSuite):
-    capabilities = frozenset({"copies", "shared", "threads"})
+    capabilities = frozenset({"copies", "keeps_for_ever", "shared", "threads"})
 
 
 class TestOnPostgres(TestOnSqlite):

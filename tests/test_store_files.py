@@ -37,7 +37,7 @@ class Incomparable(Thing):
     def __eq__(self, other: object) -> bool:
         raise AssertionError
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as that of Thing
 
 
 @pytest.mark.parametrize("form", ["path", "file"])

@@ -13,7 +13,7 @@ from durabledict.stores import ProcessMemoryStore, ThreadLocalStore, memory
 from durabledict.stores.guarded import Settlement
 from durabledict.stores.keys import locate
 from durabledict.testing import StoreSuite
-from durabledict.testing.things import Automobile, Car, Thing
+from durabledict.testing.things import Automobile, Car, Grouped, Thing
 from durabledict.testing.tools import in_thread
 
 
@@ -218,3 +218,26 @@ def test_importing_the_stores_imports_no_driver() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert "no attribute 'Nothing'" in done.stdout
+
+
+def test_a_thread_forgets_what_it_put_when_it_releases_the_store() -> None:
+    """And no other thread does."""
+    store = ThreadLocalStore()
+    store.put(Thing(1))
+
+    def elsewhere() -> list[Any]:
+        store.put(Thing(2))
+        store.release()
+        return [store.get(Thing, {"id": 2})]
+
+    assert in_thread(elsewhere) == [None]
+    assert store.get(Thing, {"id": 1}) is not None
+    store.release()
+    assert store.get(Thing, {"id": 1}) is None
+    store.put(Thing(1))
+    assert store.get(Thing, {"id": 1}) is not None
+    # Groups are those of all threads still.
+    store.release()
+    store.put(Grouped(1))
+    in_thread(lambda: store.invalidate_group("zone-1"))
+    assert store.get(Grouped, {"id": 1}) is None

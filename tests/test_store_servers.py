@@ -23,7 +23,7 @@ from durabledict.stores import ChainedStore, DurableDictStore, MemcacheStore, Re
 from durabledict.stores.cells import pack_pointer
 from durabledict.stores.memcache import _ttl
 from durabledict.stores.metacommands import exchange
-from durabledict.testing.things import Thing
+from durabledict.testing.things import Grouped, Thing
 
 from . import scenarios
 from .memcachedserver import MemcachedServer
@@ -365,6 +365,21 @@ def test_forget_all_on_a_cluster_forgets_what_has_the_prefix(
     assert all(stores[1].batch_get(Thing, keys))
     for store in stores:
         store.release()
+
+
+def test_groups_on_a_cluster(cluster_client: RedisCluster) -> None:
+    """Tokens and records are on different nodes."""
+    with RedisStore(cluster_client) as store:
+        chain = ChainedStore([store, DurableDictStore(MemoryDict())])
+        keys = [{"id": number} for number in range(30)]
+        chain.batch_put([Grouped(number, number % 3, number) for number in range(30)])
+        assert None not in store.batch_get(Grouped, keys)
+        store.invalidate_group("zone-1")
+        gone = [obj is None for obj in store.batch_get(Grouped, keys)]
+        assert gone == [number % 3 == 1 for number in range(30)]
+        for _ in range(2):
+            assert None not in chain.batch_get(Grouped, keys)
+        assert None not in store.batch_get(Grouped, keys)
 
 
 def test_a_slot_that_moves_is_followed(

@@ -24,8 +24,8 @@ from durabledict.testing import StoreSuite
 
 from .memcachedserver import MemcachedServer
 
-ALL = frozenset({"copies", "encodes", "lifetimes", "polymorphic", "shared", "threads"})
-IN_MEMORY = frozenset({"clock", "lifetimes", "live", "polymorphic", "threads"})
+ALL = frozenset({"copies", "encodes", "groups", "lifetimes", "polymorphic", "shared", "threads"})
+IN_MEMORY = frozenset({"clock", "groups", "guarded", "lifetimes", "live", "polymorphic", "threads"})
 
 
 class OnServers(StoreSuite):
@@ -65,7 +65,7 @@ class TestThreadLocalStore(StoreSuite):
 
 
 class TestMemcacheStore(OnServers):
-    capabilities = ALL
+    capabilities = ALL | {"guarded"}
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         return self.memcache(**options)
@@ -74,7 +74,7 @@ class TestMemcacheStore(OnServers):
 class TestMemcacheStoreOfSeveralServers(OnServers):
     """One server under two names, so that keys go to several nodes."""
 
-    capabilities = ALL
+    capabilities = ALL | {"guarded"}
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         port = self.memcached.port
@@ -83,14 +83,14 @@ class TestMemcacheStoreOfSeveralServers(OnServers):
 
 
 class TestRedisStore(OnServers):
-    capabilities = ALL
+    capabilities = ALL | {"guarded"}
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         return RedisStore(self.client, **options)
 
 
 class TestSqliteDictStore(StoreSuite):
-    capabilities = ALL | {"clock"}
+    capabilities = ALL | {"clock", "guarded"}
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         d: SqliteDict[Any, Any] = SqliteDict(place / "objects.sqlite")
@@ -99,7 +99,7 @@ class TestSqliteDictStore(StoreSuite):
 
 
 class TestMemoryDictStore(StoreSuite):
-    capabilities = ALL | {"clock"}
+    capabilities = ALL | {"clock", "guarded"}
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         return DurableDictStore(MemoryDict(storage=MemoryStorage.named(str(place))), **options)
@@ -191,7 +191,7 @@ class SixMethods(BaseStore):
 class TestChainOfTheSixMethods(StoreSuite):
     """Layers that know nothing but the six operations."""
 
-    capabilities = frozenset({"live", "threads"})
+    capabilities = frozenset({"keeps_for_ever", "live", "threads"})
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
         return ChainedStore([SixMethods(), SixMethods(), SixMethods()])

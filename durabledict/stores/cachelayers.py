@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import DecodingError, EncodingError
 from . import layers
 from .base import BaseStore, Key
+from .groups import Tokens, groups_of, has_sound_groups
 from .guarded import GuardedStore, Settlement
 from .keys import addresses_of, index_of, locate
 from .layers import Layer, Look, Write, has_none
@@ -27,6 +28,7 @@ class GuardedLayer(Layer):
         return self.store._place(addresses_of(obj, False)[0])
 
     def _begin(self, write: Write) -> None:
+        write.tokens = self._tokens_of(write.objects.values())
         write.announcement = self.store._announce(write.objects.values())
         write.proofs = self.store._mark(write.objects, self.life)
 
@@ -35,7 +37,7 @@ class GuardedLayer(Layer):
             [
                 Settlement(place, None, write.proofs.get(place), obj)
                 if deleted
-                else Settlement(place, obj, write.proofs.get(place))
+                else Settlement(place, obj, write.proofs.get(place), tokens=write.tokens)
                 for place, obj in write.objects.items()
             ],
             writes=True,
@@ -51,9 +53,9 @@ class GuardedLayer(Layer):
         self.store._forget_all()
 
     def _look(self, klass: type, keys: Sequence[Key]) -> Look:
-        objects, claims, followed = self.store._peek(klass, keys, self.life)
+        objects, claims, followed, tokens = self.store._peek(klass, keys, self.life)
         look = Look(objects, True)
-        look.claims, look.followed = dict(claims), followed
+        look.claims, look.followed, look.tokens = dict(claims), followed, tokens
         look.tried.update(claims)
         if not has_none(objects):
             return look
@@ -87,12 +89,13 @@ class GuardedLayer(Layer):
 
     def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
         settlements = [
-            Settlement(place, objects.get(place), proof) for place, proof in look.claims.items()
+            Settlement(place, objects.get(place), proof, tokens=look.tokens)
+            for place, proof in look.claims.items()
         ]
         if look.followed:
             # Of these only the pointers: the next read finds the way, and claims the record.
             settlements += [
-                Settlement(place, obj, None)
+                Settlement(place, obj, None, tokens=look.tokens)
                 for place, obj in objects.items()
                 if place not in look.tried
             ]
@@ -107,6 +110,7 @@ class UnguardedLayer(Layer):
         return addresses_of(obj, False)[0].entry
 
     def _begin(self, write: Write) -> None:
+        write.tokens = self._tokens_of(write.objects.values())
         self.store.batch_delete(list(write.objects.values()))
 
     def _end(self, write: Write, deleted: bool) -> None:
@@ -114,7 +118,7 @@ class UnguardedLayer(Layer):
         if deleted:
             self.store.batch_delete(objs)
         else:
-            self._put(objs)
+            self._put(objs, write.tokens)
 
     def _forget(self, objects: dict[Any, Any]) -> None:
         self.store.batch_delete(list(objects.values()))
@@ -126,10 +130,13 @@ class UnguardedLayer(Layer):
 
     def _look(self, klass: type, keys: Sequence[Key]) -> Look:
         try:
-            return Look(list(self.store.batch_get(klass, keys)), True)
+            look = Look(list(self.store.batch_get(klass, keys)), True)
         except DecodingError:
             # One by one: what is wrong with one of them is no outage, and is replaced by `_fill`.
-            return Look([self._seen(klass, key) for key in keys], True)
+            look = Look([self._seen(klass, key) for key in keys], True)
+        if has_none(look.objects):
+            look.tokens = self.store._tokens_before(klass)
+        return look
 
     def _seen(self, klass: type, key: Key) -> Any:
         try:
@@ -140,16 +147,18 @@ class UnguardedLayer(Layer):
 
     def _fill(self, look: Look, objects: dict[Any, Any]) -> None:
         if objects:
-            self._put(list(objects.values()))
+            self._put(list(objects.values()), look.tokens)
 
-    def _put(self, objs: Sequence[Any]) -> None:
+    def _put(self, objs: Sequence[Any], tokens: Tokens) -> None:
+        # One that cannot invalidate a group does not get what has one.
+        had = [o for o in objs if has_sound_groups(o) and (self.keeps_groups or not groups_of(o))]
         try:
-            self.store.batch_put(objs)
+            self.store._put_as_of(had, tokens)
         except EncodingError:
             # One by one: the object is where it lasts already, and its not being cached no outage.
-            for obj in objs:
+            for obj in had:
                 try:
-                    self.store.put(obj)
+                    self.store._put_as_of([obj], tokens)
                 except EncodingError as error:
                     logger.warning(
                         "%r: %s is not cached: %s", self.store, type(obj).__qualname__, error

@@ -1,15 +1,17 @@
 """What stands under a name outside of this process: a record, a pointer to one, or a marker.
 
-=========  =============================================================
+=========  =====================================================================================
 cell       bytes
-=========  =============================================================
+=========  =====================================================================================
 record     ``R``, format, expiry, length of the names, names, payload
+tagged     ``T``, the same up to the names, length of the tags, tags, payload: a record with groups
 pointer    ``P``, format, name of the record
 marker     ``M`` (a writer's), ``F`` (a reader's) or ``S`` (nobody's), token; or nothing
-=========  =============================================================
+token      ``G``, format, random: that of a group
+=========  =====================================================================================
 
 The names in a record are those of the pointers to it: so they are found when it is replaced or
-deleted, without decoding it.
+deleted, without decoding it. Its tags are the tokens of its groups, by their names.
 """
 
 from __future__ import annotations
@@ -22,25 +24,37 @@ from ..errors import DecodingError
 
 __all__ = [
     "RECORD",
+    "TAGGED",
     "Record",
+    "Tags",
     "is_marker",
+    "is_record",
     "marker",
+    "new_token",
     "pack_pointer",
     "pack_record",
     "payload_of",
     "payload_start",
     "pointer_of",
     "record_of",
+    "tags_of",
 ]
 
 #: The format of records and pointers. A newer one is refused.
 FORMAT = 1
 
 _HEAD = struct.Struct(">ccdI")
+_LENGTH = struct.Struct(">I")
 #: How a record of this format begins.
 RECORD = b"R" + bytes([FORMAT])
+#: How one with groups begins.
+TAGGED = b"T" + bytes([FORMAT])
+
+#: The tokens of a record's groups: name and token of each.
+Tags = tuple[tuple[str, bytes], ...]
 
 _POINTER = b"P" + bytes([FORMAT])
+_TOKEN = b"G" + bytes([FORMAT])
 _MARKERS = b"MFS"
 
 
@@ -67,6 +81,11 @@ def marker(kind: bytes) -> bytes:
     return kind + os.urandom(12)
 
 
+def new_token() -> bytes:
+    """Return a token that no other is equal to."""
+    return _TOKEN + os.urandom(12).hex().encode()
+
+
 def is_marker(cell: bytes) -> bool:
     """Whether a cell is a marker: to who reads, the same as nothing."""
     return not cell or cell[0] in _MARKERS
@@ -90,12 +109,23 @@ def pointer_of(cell: bytes) -> str | None:
     return cell[2:].decode("ascii", "replace")
 
 
-def pack_record(expires: float, pointers: tuple[str, ...], payload: bytes | str) -> bytes:
+def pack_record(
+    expires: float, pointers: tuple[str, ...], payload: bytes | str, tags: Tags = ()
+) -> bytes:
     """Return a record."""
     names = "\n".join(pointers).encode()
     if isinstance(payload, str):
         payload = payload.encode()
-    return _HEAD.pack(b"R", bytes([FORMAT]), expires, len(names)) + names + payload
+    kind, length = (b"T" if tags else b"R"), len(names)
+    if tags:
+        listed = b"\n".join(b"%b %b" % (name.encode(), token) for name, token in tags)
+        names += _LENGTH.pack(len(listed)) + listed
+    return _HEAD.pack(kind, bytes([FORMAT]), expires, length) + names + payload
+
+
+def is_record(cell: bytes) -> bool:
+    """Whether a cell is a record of this format, with groups or without."""
+    return cell[:2] in (RECORD, TAGGED)
 
 
 def payload_start(cell: bytes) -> int:
@@ -109,13 +139,8 @@ def payload_of(cell: bytes) -> tuple[float, bytes] | None:
     :raises DecodingError: of a newer format, or cut off
 
     """
-    if cell[:1] != b"R":
-        return None
-    if len(cell) < _HEAD.size or cell[1] > FORMAT:
-        _check_format(cell)
-        raise DecodingError("the record is cut off")
-    _, _, expires, length = _HEAD.unpack_from(cell)
-    return expires, cell[_HEAD.size + length :]
+    found = _parts(cell)
+    return None if found is None else (found[0], found[3])
 
 
 def record_of(cell: bytes) -> Record | None:
@@ -124,12 +149,48 @@ def record_of(cell: bytes) -> Record | None:
     :raises DecodingError: of a newer format, or cut off
 
     """
-    found = payload_of(cell)
+    found = _parts(cell)
     if found is None:
         return None
-    expires, payload = found
-    names = cell[_HEAD.size : len(cell) - len(payload)].decode("ascii", "replace")
+    expires, listed, _, payload = found
+    names = listed.decode("ascii", "replace")
     return Record(expires, tuple(names.split("\n")) if names else (), payload)
+
+
+def tags_of(cell: bytes) -> Tags:
+    """Return the tokens that a record has of its groups; of what is no such record, nothing.
+
+    :raises DecodingError: of a newer format, or cut off
+
+    """
+    found = _parts(cell)
+    if found is None or not found[2]:
+        return ()
+    tags = []
+    for line in found[2].split(b"\n"):
+        name, _, token = line.partition(b" ")
+        tags.append((name.decode("ascii", "replace"), token))
+    return tuple(tags)
+
+
+def _parts(cell: bytes) -> tuple[float, bytes, bytes, bytes] | None:
+    """Return expiry, names, tags and payload."""
+    kind = cell[:1]
+    if kind not in (b"R", b"T"):
+        return None
+    if len(cell) < _HEAD.size or cell[1] > FORMAT:
+        _check_format(cell)
+        raise DecodingError("the record is cut off")
+    _, _, expires, length = _HEAD.unpack_from(cell)
+    end = _HEAD.size + length
+    names = cell[_HEAD.size : end]
+    if kind == b"R":
+        return expires, names, b"", cell[end:]
+    begin = end + _LENGTH.size
+    if len(cell) < begin:
+        raise DecodingError("the record is cut off")
+    (length,) = _LENGTH.unpack_from(cell, end)
+    return expires, names, cell[begin : begin + length], cell[begin + length :]
 
 
 def _check_format(cell: bytes) -> None:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from ..locks import LEASE, Lease, ProcessLease
 from ..options import seconds
 from .base import BaseStore, Key
 from .cachelayers import layer_of
+from .groups import Moments, Tokens, token_name
 from .guarded import GuardedStore
 from .keys import Address, addresses_of, matches
 from .layers import Layer, Look, has_none
@@ -317,6 +319,67 @@ class ChainedStore(BaseStore):
             writing.abandon()
             raise
         writing.end()
+
+    def invalidate_group(self, group: Any, *, durable: bool = False) -> None:
+        """Have no object of a group be served by the caches any more: what is below is asked.
+
+        One or two requests to each, however many objects. A cache that is down is told later, and
+        not read before. The last Store keeps what it has: there it is not out of date.
+
+        :param group: as classes name it in ``__stockpyle_groups__``
+        :param durable: in the last Store as well, before the caches: if that is a cache, too
+        :raises TypeError: it cannot be a group
+
+        """
+        token_name(group)
+        if durable:
+            self._last.invalidate_group(group)
+        # From below: else a get fills a cache from the next one, in between.
+        for layer in reversed(self._layers):
+            layer.invalidate_group(group)
+
+    def _moments(self, klass: type) -> Moments:
+        found: dict[int, Tokens] = {}
+        for store in self._stores:
+            try:
+                found.update(store._moments(klass))
+            except Exception as error:
+                if store is self._last:
+                    raise
+                logger.warning("the layer %r is passed over: %s", store, error)
+                # Nothing of a group is kept there.
+                found[id(store)] = {}
+        return found
+
+    def _invalidate_as_layer(self, group: Any) -> None:
+        self.invalidate_group(group, durable=True)
+
+    @property
+    def _keeps_lifetimes(self) -> bool:  # type: ignore[override]  # as the Stores do
+        return any(store._keeps_lifetimes for store in self._stores)
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        for store in self._stores:
+            try:
+                found = store._get_expired(address, lifetime)
+            except KeyError:
+                continue  # not indexed there
+            except Exception as error:
+                if store is self._last:
+                    raise
+                logger.warning("the layer %r is passed over: %s", store, error)
+                continue
+            if found is not None and self._last._is_whole(found):
+                return self._handed_out(found)
+        return None
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        """Return a lock of the lowest Store that has one which other processes see."""
+        for store in reversed(self._stores):
+            found = store._lease(name, seconds)
+            if not isinstance(found, ProcessLease):
+                return found
+        return super()._lease(name, seconds)
 
     def _is_whole(self, obj: Any) -> bool:
         return self._last._is_whole(obj)

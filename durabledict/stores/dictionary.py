@@ -17,10 +17,12 @@ from typing import Any, NamedTuple, TypeVar
 from .. import coder
 from ..basicencodings import PickleEncoding
 from ..errors import DecodingError
+from ..locks import Mutex
 from . import lifetime as clock
-from .base import BaseStore, Key
+from .base import Key
 from .cells import (
     RECORD,
+    Tags,
     pack_pointer,
     pack_record,
     payload_of,
@@ -28,14 +30,19 @@ from .cells import (
     pointer_of,
     record_of,
 )
-from .keys import Address, addresses_of, locate_all, matches
-from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .groups import Tokens, tokens_now
+from .keys import Address, addresses_of, index_of, locate_all, matches
+from .lifetime import LifetimeCallback, checked_callback, lifetime_of, remaining
+from .tagging import TaggingStore
 
-__all__ = ["BaseDictionaryStore", "Prepared", "Writing"]
+__all__ = ["BUSY", "BaseDictionaryStore", "Prepared", "Reservation", "Writing"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("durabledict.stores")
+
+#: How a record begins that does not say itself when it expires.
+UNLIMITED = RECORD + bytes(8)
 
 #: How every pickle since protocol 2 begins.
 PICKLE = b"\x80"
@@ -49,7 +56,8 @@ class Prepared(NamedTuple):
 
     :param name: of its record
     :param pointers: names of the pointers to it
-    :param cell: the record; None: its lifetime is over, so that it is not kept
+    :param cell: the record; None: it is not kept. Its lifetime is over, or a group of it may have
+        been invalidated since it was made
     :param lifetime: in seconds; None: for ever
 
     """
@@ -60,7 +68,7 @@ class Prepared(NamedTuple):
     lifetime: float | None
 
 
-class BaseDictionaryStore(BaseStore):
+class BaseDictionaryStore(TaggingStore):
     """A Store over something that holds bytes under names; a subclass says how.
 
     Three methods are needed: `_read`, `_write` and `_remove`. Those of many names have defaults
@@ -69,6 +77,7 @@ class BaseDictionaryStore(BaseStore):
     A get is one read; two by a key other than the first. Where the class has one key, a put is one
     write, and otherwise a read before it and one or two writes after it; so is a delete. What was
     put is not read back: of an encoding that refuses what it has encoded itself, the get will tell.
+    An object with groups is one more read, of their tokens, at a put and at a get.
 
     :param polymorphic: objects are also found as what their base classes are
     :param lifetime_cb: a function of an object that returns its lifetime: seconds, a timedelta, a
@@ -164,9 +173,13 @@ class BaseDictionaryStore(BaseStore):
         addresses = locate_all(klass, keys)
         if not addresses:
             return []
-        cells = dict(self._read_many({address.name: None for address in addresses}))
+        names = {address.name: None for address in addresses}
+        cells, tokens = self._read_beside(names, self._beside(klass))
         targets = _targets(cells)
-        records = self._read_many(dict.fromkeys(targets.values())) if targets else {}
+        records = dict(self._read_many(dict.fromkeys(targets.values()))) if targets else {}
+        for name in self._invalidated({**cells, **records} if records else cells, tokens):
+            cells.pop(name, None)
+            records.pop(name, None)
         return [self._found(address, cells, targets, records) for address in addresses]
 
     def put(self, obj: Any) -> None:
@@ -179,7 +192,13 @@ class BaseDictionaryStore(BaseStore):
 
     def batch_put(self, objs: Iterable[Any]) -> None:
         """Store objects, with as many requests as one takes; all are encoded before any is sent."""
-        prepared = {each.name: each for each in map(self._prepare, objs)}
+        objs = list(objs)
+        self._put_as_of(objs, tokens_now(self, objs))
+
+    def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
+        objs = list(objs)
+        tags = self._tags_for(objs, tokens)
+        prepared = {each.name: each for each in (self._prepare(o, tags[id(o)]) for o in objs)}
         kept = [each for each in prepared.values() if each.cell is not None]
         gone = [each for each in prepared.values() if each.cell is None]
         if kept:
@@ -197,6 +216,83 @@ class BaseDictionaryStore(BaseStore):
         if names:
             self._delete_prepared(names)
 
+    # -- for `get_or_create` ----------------------------------------------------------------------
+
+    _keeps_lifetimes = True
+
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        """Return what there is under a name, and a token of it for `_put_if`; None: it has none.
+
+        A subclass that can compare and set has a better one.
+
+        """
+        return self._read(name), None
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        """Store a record and its pointers if there still is what a token is of."""
+        raise NotImplementedError(f"{type(self).__name__} gives tokens, and has no _put_if()")
+
+    def _unreserve_cell(self, proof: Reservation) -> None:
+        """Take back what `_reserve_cell` left under a name, if it left something."""
+
+    def _reserve(self, address: Address) -> tuple[Any, Any]:
+        if address.names != index_of(address.klass).keys[0]:
+            # Where its record will be, only the object tells.
+            return super()._reserve(address)
+        name = address.name
+        cell, token = self._reserve_cell(name)
+        if cell is not None and cell[:1] == b"P":
+            found = self.get(address.klass, address.key)
+        elif cell is not None and self._invalidated({name: cell}, {}):
+            found = None
+        else:
+            found = self._found(address, {} if cell is None else {name: cell}, {}, {})
+        return found, Reservation(name, token)
+
+    def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
+        tags = self._tags_for([obj], tokens_now(self, [obj]))[id(obj)]
+        if tags is None:
+            # Who waits for it may have come after the invalidation.
+            if proof is not None:
+                self._unreserve_cell(proof)
+            return False
+        prepared = self._prepare(obj, tags)
+        if prepared.cell is None or (proof is not None and proof.token is BUSY):
+            return None
+        # An object of a subclass is elsewhere than was expected.
+        is_there = proof is not None and proof.name == prepared.name
+        if is_there and proof.token is not None:
+            return self._put_if(prepared, proof.token)
+        if not mutex.still_held():
+            return False
+        self._put_prepared([prepared])
+        if proof is not None and not is_there:
+            self._unreserve_cell(proof)
+        return True
+
+    def _unreserve(self, address: Address, proof: Any) -> None:
+        self._unreserve_cell(proof)
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        name = address.name
+        cell = self._read(name)
+        target = None if cell is None else pointer_of(cell)
+        if target is not None:
+            name, cell = target, self._read(target)
+        record = None if cell is None else payload_of(cell)
+        if cell is None or record is None or self._invalidated({name: cell}, {}):
+            return None
+        expires, payload = record
+        obj = coder.decode(self.encoding, self.old_encoding, self.keyspace, name, payload)
+        if not matches(obj, address):
+            return None
+        over = clock.now() - expires if expires else -1.0
+        if over >= 0:
+            life = lifetime_of(obj, self.lifetime_cb) if lifetime is None else remaining(lifetime)
+            if life is None or over >= life:
+                return None
+        return obj
+
     # -- how they do it ---------------------------------------------------------------------------
 
     def _names(self, obj: Any) -> tuple[str, tuple[str, ...]]:
@@ -204,21 +300,36 @@ class BaseDictionaryStore(BaseStore):
         first, *others = [address.name for address in addresses_of(obj, self.polymorphic)]
         return first, tuple(name for name in dict.fromkeys(others) if name != first)
 
-    def _prepare(self, obj: Any) -> Prepared:
+    def _beside(self, klass: type) -> tuple[str, ...]:
+        """Return names of tokens to be read together with objects of a class."""
+        return ()
+
+    def _read_beside(
+        self, names: Mapping[str, None], beside: tuple[str, ...]
+    ) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Return what there is under names, and tokens."""
+        cells = dict(self._read_many({**names, **dict.fromkeys(beside)} if beside else names))
+        return cells, {name: cells.pop(name) for name in beside if name in cells}
+
+    def _prepare(self, obj: Any, tags: Tags | None = ()) -> Prepared:
         """Encode an object.
 
+        :param tags: None: it is not to be kept
         :raises EncodingError: naming what it is stored under
 
         """
         name, pointers = self._names(obj)
         lifetime = lifetime_of(obj, self.lifetime_cb)
-        if lifetime is not None and lifetime <= 0:
+        if tags is None or (lifetime is not None and lifetime <= 0):
             return Prepared(name, pointers, None, lifetime)
         expires = 0.0
-        if lifetime is not None and not self.expires_natively:
+        keeps = lifetime is not None and clock.keeps_expired(obj)
+        if lifetime is not None and (keeps or not self.expires_natively):
             expires = clock.now() + lifetime
+        if lifetime is not None and keeps:
+            lifetime = min(2 * lifetime, clock.FAR)
         payload = coder.encode(self.encoding, self.keyspace, name, obj)
-        return Prepared(name, pointers, pack_record(expires, pointers, payload), lifetime)
+        return Prepared(name, pointers, pack_record(expires, pointers, payload, tags), lifetime)
 
     def _read_before(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the records that are about to go; what cannot be read is in nobody's way."""
@@ -278,7 +389,7 @@ class BaseDictionaryStore(BaseStore):
         :raises DecodingError: naming what it is stored under
 
         """
-        if self._pickles and self.expires_natively and cell[:2] == RECORD:
+        if self._pickles and self.expires_natively and cell[:10] == UNLIMITED:
             payload = cell[payload_start(cell) :]
             if payload[:1] == PICKLE:
                 # In a third of the time; whatever is wrong with it is found out the careful way.
@@ -303,6 +414,22 @@ def _is_pointer(cell: bytes | None) -> bool:
         return cell is not None and pointer_of(cell) is not None
     except DecodingError:
         return False
+
+
+class Reservation(NamedTuple):
+    """What shows that nobody has written a record since it was looked for.
+
+    :param name: of the record
+    :param token: for `_put_if`; None: nothing shows it
+
+    """
+
+    name: str
+    token: Any
+
+
+#: A token: somebody else is writing the record at this moment, so what is created is not stored.
+BUSY = object()
 
 
 def _targets(cells: Mapping[str, bytes]) -> dict[str, str]:

@@ -7,9 +7,12 @@ from typing import Any
 
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
+from ..changes import Undecodable
 from ..errors import MISSING, DecodingError
+from ..locks import LEASE, Lease
 from ..memory import MemoryDict
-from .dictionary import BaseDictionaryStore, Writing
+from .cells import new_token, pack_pointer
+from .dictionary import BaseDictionaryStore, Prepared, Writing, stale_pointers
 from .lifetime import LifetimeCallback
 
 __all__ = ["DurableDictStore"]
@@ -80,6 +83,34 @@ class DurableDictStore(BaseDictionaryStore):
         """Whether other processes see the dict."""
         return not isinstance(self._dict, MemoryDict)
 
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        if not self._dict._has_compare_and_set():
+            return super()._reserve_cell(name)
+        self._dict._require_open()
+        cell, proof = self._dict._fetch(name)
+        if isinstance(cell, Undecodable):
+            raise cell.error.with_traceback(None)
+        return (cell if isinstance(cell, bytes) else None), (cell, proof)
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        before, proof = token
+        name, pointers, cell, lifetime = prepared
+        set_if = self._dict._compare_and_set
+        if self._dict._write(set_if, name, cell, proof, conditional=True) is None:
+            self._dict._catch_up()
+            return False
+        if pointers:
+            self._write_many([(pointer, pack_pointer(name), lifetime) for pointer in pointers])
+        if isinstance(before, bytes):
+            stale = stale_pointers({name: before}, {name: pointers})
+            if stale:
+                self._remove_if(stale)
+        return True
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        # Another name than those of `get_or_compute`, though the dict has both.
+        return self._dict._lease(f"store:{name}", seconds)
+
     def _read(self, name: str) -> bytes | None:
         cell = self._dict.get(name)
         return cell if isinstance(cell, bytes) else None
@@ -112,6 +143,9 @@ class DurableDictStore(BaseDictionaryStore):
 
     def _write_many(self, writings: Iterable[Writing]) -> None:
         self._dict.update({name: cell for name, cell, _ in writings})
+
+    def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        return {name: self._dict.setdefault(name, new_token()) for name in names}
 
     def _remove_if(self, cells: Mapping[str, bytes]) -> None:
         for name, cell in cells.items():

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .base import BaseStore, Key
+from .groups import Tokens
 from .keys import Address
 
-__all__ = ["SPOILED_LIFE", "GuardedStore", "Peeked", "Settlement"]
+__all__ = ["CREATION_LIFE", "SPOILED_LIFE", "GuardedStore", "Peeked", "Settlement"]
+
+#: Seconds for which a creator's marker stands: what takes longer is not stored.
+CREATION_LIFE = 3600.0
 
 #: Seconds for which nothing is cached under a key that two writers wrote at once.
 SPOILED_LIFE = 2.0
@@ -27,6 +32,8 @@ class Settlement(NamedTuple):
     :param proof: what shows that the marker is one's own; None: another writer's was there when
         it was set, or it could not be set
     :param gone: the object that was deleted, whose other keys are to go, too
+    :param tokens: of `_tokens_before` or `_tokens_of`, from before the object was made: where
+        these do not show that none of its groups was invalidated since, it is not stored
 
     """
 
@@ -34,6 +41,7 @@ class Settlement(NamedTuple):
     obj: Any
     proof: Any
     gone: Any = None
+    tokens: Tokens = MappingProxyType({})
 
 
 class Peeked(NamedTuple):
@@ -44,12 +52,14 @@ class Peeked(NamedTuple):
         places of records that were not there, by the first key or where a pointer led
     :param followed: whether pointers led to records, so that it took two requests; only then are
         there claims, and all that could be made
+    :param tokens: as of `_tokens_before`, where something was not there
 
     """
 
     objects: list[Any]
     claims: dict[Any, Any]
     followed: bool
+    tokens: Tokens = MappingProxyType({})
 
 
 class GuardedStore(BaseStore):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from ..errors import DecodingError
 from .base import Key
-from .cells import RECORD, pack_pointer, pointer_of
+from .cells import Tags, is_record, pack_pointer, pointer_of
 from .dictionary import BaseDictionaryStore, Prepared, Writing
+from .groups import ANY, Tokens, groups_named_by, has_sound_groups, may_have_groups
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address, index_of, locate_all, matches
 
@@ -62,6 +63,19 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
     def _remove(self, name: str) -> None:
         self._remove_many([name])
 
+    # Tokens are read in one request, and those that a class names together with its objects.
+
+    def _read_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        return dict(self._read_many(names))
+
+    def _beside(self, klass: type) -> tuple[str, ...]:
+        return groups_named_by(klass)
+
+    def _tokens_before(self, klass: type) -> Tokens:
+        if not may_have_groups(klass):
+            return {}
+        return self._add_tokens(dict.fromkeys([*groups_named_by(klass), ANY]))
+
     @abstractmethod
     def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
         """Put writers' markers; return the proofs, but none where another writer's was."""
@@ -92,10 +106,13 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
     def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
         addresses = locate_all(klass, keys)
         names = [address.name for address in addresses]
-        cells = self._read_many(dict.fromkeys(names))
+        has_groups = may_have_groups(klass)
+        beside = (*groups_named_by(klass), ANY) if has_groups else ()
+        cells, tokens = self._read_beside(dict.fromkeys(names), beside)
         objects: list[Any] = []
         led: list[tuple[int, str]] = []
-        broken: dict[str, bytes] = {}
+        # An invalid one, as well, would be in the way of every fill.
+        broken = self._take_invalidated(cells, tokens)
         for place, (name, address) in enumerate(zip(names, addresses, strict=True)):
             cell = cells.get(name)
             obj = None
@@ -109,8 +126,10 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         if broken:
             # Else it would be in the way of every fill, and be logged at each get.
             self._remove_if(broken)
+        if has_groups and ANY not in tokens and (led or any(obj is None for obj in objects)):
+            tokens.update(self._add_tokens([ANY]))
         if not led:
-            return Peeked(objects, {}, False)
+            return Peeked(objects, {}, False, tokens)
         # In the same request what is missing by its first key: else it would take one more.
         first = index_of(klass).keys[0]
         led += [
@@ -119,13 +138,17 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
             if name not in cells and address.names == first
         ]
         records, claims = self._read_or_claim(list(dict.fromkeys(t for _, t in led)), life)
+        broken = self._take_invalidated(records, tokens)
         for place, target in led:
             cell = records.get(target)
             if cell is not None:
                 objects[place] = self._seen(target, cell, addresses[place], broken)
         if broken:
             self._remove_if(broken)
-        return Peeked(objects, claims, True)
+        return Peeked(objects, claims, True, tokens)
+
+    def _take_invalidated(self, cells: dict[str, bytes], tokens: Tokens) -> dict[str, bytes]:
+        return {name: cells.pop(name) for name in self._invalidated(cells, tokens)}
 
     def _target(self, name: str, cell: bytes) -> str | None:
         try:
@@ -140,7 +163,7 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         except DecodingError as error:
             # The layers below have it: only a store that is alone has to tell its reader.
             logger.warning("%s: what is stored under %r is passed over: %s", self, name, error)
-            if cell.startswith(RECORD):  # one of a newer format is for others to read
+            if is_record(cell):  # one of a newer format is for others to read
                 broken[name] = cell
             return None
         return obj if obj is not None and matches(obj, address) else None
@@ -157,8 +180,10 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         settled: list[SettledCell] = []
         pointers: list[Writing] = []
         removed: dict[str, bytes] = {}
-        for place, obj, proof, gone in settlements:
-            prepared = None if obj is None else self._prepared_or_none(obj)
+        told = list(settlements)
+        tags = self._tags_as_of(told)
+        for place, obj, proof, gone, _ in told:
+            prepared = None if obj is None else self._prepared_or_none(obj, tags[id(obj)])
             if prepared is None or prepared.cell is None:
                 settled.append(SettledCell(place, None, None, proof))
             else:
@@ -172,9 +197,22 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         if settled:
             self._settle_cells(settled, pointers, removed, writes)
 
-    def _prepared_or_none(self, obj: Any) -> Prepared | None:
+    def _tags_as_of(self, settlements: Iterable[Settlement]) -> dict[int, Tags | None]:
+        """Return the tags of the objects, each as of its tokens."""
+        moments: dict[int, tuple[Tokens, list[Any]]] = {}
+        tags: dict[int, Tags | None] = {}
+        for each in settlements:
+            if each.obj is not None and has_sound_groups(each.obj):
+                moments.setdefault(id(each.tokens), (each.tokens, []))[1].append(each.obj)
+            else:
+                tags[id(each.obj)] = None
+        for tokens, objs in moments.values():
+            tags.update(self._tags_for(objs, tokens))
+        return tags
+
+    def _prepared_or_none(self, obj: Any, tags: Tags | None) -> Prepared | None:
         try:
-            return self._prepare(obj)
+            return self._prepare(obj, tags)
         except Exception as error:
             # The object is where it lasts already. That it is not cached is no reason to raise.
             logger.warning("%s: %s is not cached: %s", self, type(obj).__qualname__, error)

@@ -16,6 +16,7 @@ from .. import reading
 from ..outage import backoff
 from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
+from .groups import Tokens, has_sound_groups, token_name, tokens_now
 
 __all__ = ["MISSED", "Layer", "Look", "Write", "has_none"]
 
@@ -32,16 +33,18 @@ class Write:
     :param proofs: of the markers
     :param missed: whether the layer could not be told
     :param announcement: what other processes were told, who have a layer of their own
+    :param tokens: of the groups, from before the write
 
     """
 
-    __slots__ = ("announcement", "missed", "objects", "proofs")
+    __slots__ = ("announcement", "missed", "objects", "proofs", "tokens")
 
     def __init__(self, objects: dict[Any, Any]) -> None:
         self.objects = objects
         self.proofs: dict[Any, Any] = {}
         self.missed = False
         self.announcement: Any = None
+        self.tokens: Tokens = {}
 
 
 class Look:
@@ -52,7 +55,7 @@ class Look:
 
     """
 
-    __slots__ = ("answered", "claims", "followed", "objects", "tried")
+    __slots__ = ("answered", "claims", "followed", "objects", "tokens", "tried")
 
     def __init__(self, objects: list[Any], answered: bool) -> None:
         self.objects = objects
@@ -61,6 +64,8 @@ class Look:
         #: Places that a marker was to be put into: not twice.
         self.tried: set[Any] = set()
         self.followed = False
+        #: Of groups, from before the layers below were asked.
+        self.tokens: Tokens = {}
 
 
 class Layer(ABC):
@@ -80,6 +85,8 @@ class Layer(ABC):
         self._lock = threading.RLock()
         # place -> object: changes that the layer missed, and is to be told.
         self._missed: dict[Any, Any] = {}
+        # Groups whose invalidation it missed, by the names of their tokens; and when, so to speak.
+        self._missed_groups: dict[str, tuple[Any, object]] = {}
         # The same of writes that are not over: told at their end, by themselves.
         self._under_way: dict[int, Write] = {}
         self._attempts = 0
@@ -105,9 +112,9 @@ class Layer(ABC):
         """Whether it may be read: it is there, and has been told all that it missed."""
         if self.is_away:
             return False
-        if self._missed or self._overflowed:
+        if self._missed or self._missed_groups or self._overflowed:
             self._deliver()
-        return not (self._missed or self._under_way or self._overflowed)
+        return not (self._missed or self._missed_groups or self._under_way or self._overflowed)
 
     def _failed(self, error: Exception) -> None:
         with self._lock:
@@ -126,13 +133,15 @@ class Layer(ABC):
     def _deliver(self) -> None:
         """Tell the layer what it missed."""
         with self._lock:
-            missed = dict(self._missed)
+            missed, groups = dict(self._missed), dict(self._missed_groups)
             overflowed = self._overflowed
         try:
             if overflowed:
                 self._forget_all()
             if missed:
                 self._forget(missed)
+            for group, _ in groups.values():
+                self._invalidate_group(group)
         except Exception as error:
             self._failed(error)
             return
@@ -142,6 +151,9 @@ class Layer(ABC):
                 # One that was missed once more meanwhile stays.
                 if self._missed.get(place) is obj:
                     del self._missed[place]
+            for name, one in groups.items():
+                if self._missed_groups.get(name) is one:
+                    del self._missed_groups[name]
             if overflowed:
                 self._overflowed = False
 
@@ -155,9 +167,41 @@ class Layer(ABC):
     def _miss(self, write: Write) -> None:
         with self._lock:
             self._missed.update(write.objects)
-            if len(self._missed) > MISSED:
-                self._missed.clear()
-                self._overflowed = True
+            self._bound()
+
+    def _bound(self) -> None:
+        if len(self._missed) + len(self._missed_groups) > MISSED:
+            self._missed.clear()
+            self._missed_groups.clear()
+            self._overflowed = True
+
+    # -- groups -----------------------------------------------------------------------------------
+
+    def invalidate_group(self, group: Any) -> None:
+        """Have no object of a group be found in it any more; if it is down, it is told later."""
+        if not self.is_away:
+            try:
+                self._invalidate_group(group)
+            except Exception as error:
+                self._failed(error)
+            else:
+                self._answered()
+                return
+        with self._lock:
+            self._missed_groups[token_name(group)] = (group, object())
+            self._bound()
+
+    def _invalidate_group(self, group: Any) -> None:
+        if self.keeps_groups:
+            self.store._invalidate_as_layer(group)
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether it can have objects with groups: it is able to invalidate them."""
+        return type(self.store).invalidate_group is not BaseStore.invalidate_group
+
+    def _tokens_of(self, objs: Iterable[Any]) -> Tokens:
+        return tokens_now(self.store, [obj for obj in objs if has_sound_groups(obj)])
 
     # -- writes -----------------------------------------------------------------------------------
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..options import seconds
 
-__all__ = ["LifetimeCallback", "checked_callback", "lifetime_of", "now", "remaining"]
+__all__ = [
+    "LifetimeCallback",
+    "Terms",
+    "checked_callback",
+    "keeps_expired",
+    "lifetime_of",
+    "now",
+    "remaining",
+    "under",
+]
 
 #: Seconds until a moment that the system cannot tell, or since.
 FAR = 1e11
@@ -56,8 +67,50 @@ def remaining(lifetime: object) -> float | None:
 
 
 def lifetime_of(obj: object, callback: LifetimeCallback | None) -> float | None:
-    """Return what a Store's callback says of an object, in seconds from now."""
+    """Return what a Store's callback says of an object, in seconds from now.
+
+    Or what is said of this object alone, while it is put `under` that.
+
+    """
+    terms = _terms.get()
+    if terms is not None and terms.lifetime is not None and isinstance(obj, terms.klass):
+        return terms.lifetime
     return None if callback is None else remaining(callback(obj))
+
+
+class Terms(NamedTuple):
+    """What is said of one object while it is put, through however many layers.
+
+    :param klass: its class
+    :param lifetime: in seconds; None: what each layer's callback says
+    :param keeps_expired: it is to be kept for one more lifetime, for `get_or_create` alone
+
+    """
+
+    klass: type
+    lifetime: float | None
+    keeps_expired: bool
+
+
+# Not a parameter of every put: the Stores of a chain call each other, and a user's own put takes an
+# object and nothing else.
+_terms: ContextVar[Terms | None] = ContextVar("durabledict.stores.terms", default=None)
+
+
+@contextmanager
+def under(terms: Terms) -> Iterator[None]:
+    """Put an object under these terms: ``with under(terms): store.put(obj)``."""
+    token = _terms.set(terms)
+    try:
+        yield
+    finally:
+        _terms.reset(token)
+
+
+def keeps_expired(obj: object) -> bool:
+    """Whether an object that is being put is to be kept for one more lifetime."""
+    terms = _terms.get()
+    return terms is not None and terms.keeps_expired and isinstance(obj, terms.klass)
 
 
 def checked_callback(callback: LifetimeCallback | None) -> LifetimeCallback | None:

@@ -6,13 +6,15 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from ..basicencodings import PickleEncoding
+from ..locks import LEASE, Lease
 from . import lifetime as clock
-from .cells import is_marker, marker
-from .dictionary import Writing
-from .guarded import SPOILED_LIFE
+from .cells import is_marker, marker, new_token, pack_pointer
+from .dictionary import BUSY, Prepared, Reservation, Writing
+from .guarded import CREATION_LIFE, SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
 from .lifetime import LifetimeCallback
 
@@ -57,6 +59,18 @@ _FORBIDDEN = re.compile(r"[^\x21-\x7e]")
 _WRITERS = b"1"
 
 
+class _Token(NamedTuple):
+    """What shows that an item is still the same.
+
+    :param cas: its number
+    :param is_marker: it is one's own marker, and no record that has expired
+
+    """
+
+    cas: Any
+    is_marker: bool
+
+
 class MemcacheStore(GuardedDictionaryStore):
     """Keeps objects in memcached (1.6 or later), which forgets what it has no room for.
 
@@ -64,7 +78,8 @@ class MemcacheStore(GuardedDictionaryStore):
     first a get is two. Where the class has more than one key, a put and a delete first ask for the
     record that is there.
 
-    Lifetimes are rounded up to whole seconds.
+    Objects with groups take one request more, for their tokens. A token that is evicted invalidates
+    its group. Lifetimes are rounded up to whole seconds.
 
     :param servers: addresses, as in ``["localhost:11211"]``
     :param polymorphic: objects are also found as what their base classes are
@@ -152,6 +167,13 @@ class MemcacheStore(GuardedDictionaryStore):
         }
         self._ask(still, lambda key, name: [b"md %b C%b\r\n" % (key, still[name])])
 
+    def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        # `ME` adds. An answer of nothing: it was evicted at once, and what has it is invalid.
+        replies = self._ask(
+            names, lambda key, name: [_set(key, new_token(), 0, b" ME"), b"mg %b v\r\n" % key]
+        )
+        return {name: told.value for name, (_, told) in replies.items() if told.status == b"VA"}
+
     # -- for chains -------------------------------------------------------------------------------
 
     def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
@@ -209,6 +231,45 @@ class MemcacheStore(GuardedDictionaryStore):
         failed += [each.name for each in settled if each.proof is None]
         if writes and failed:
             self._spoil_cells(failed)
+
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        life = _ttl(CREATION_LIFE)
+        ((found,),) = self._ask(
+            [name], lambda key, name: [b"mg %b v c N%d\r\n" % (key, life)]
+        ).values()
+        token = found.flags.get(b"c", b"")
+        if b"W" in found.flags:
+            return None, _Token(token, True)
+        if not is_marker(found.value):
+            return found.value, _Token(token, False)
+        if found.value[:1] not in (b"", b"F"):
+            return None, BUSY
+        # A reader's: who has the lock knows that it is of one who is gone, or will not store.
+        ((mark,),) = self._ask(
+            [name], lambda key, name: [_set(key, marker(b"F"), life, b" C%b c" % token)]
+        ).values()
+        return (None, _Token(mark.flags[b"c"], True)) if b"c" in mark.flags else (None, BUSY)
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        name, pointers, cell, lifetime = prepared
+        payload, ttl = cell or b"", _ttl(lifetime)
+        replies = self._ask(
+            [name], lambda key, name: [_set(key, payload, ttl, b" C%b" % token.cas)]
+        )
+        self._check_size(replies[name][0], name, payload)
+        if replies[name][0].status != b"HD":
+            return False
+        if pointers:
+            self._write_many([(pointer, pack_pointer(name), lifetime) for pointer in pointers])
+        return True
+
+    def _unreserve_cell(self, proof: Reservation) -> None:
+        token = proof.token
+        if token is not BUSY and token.is_marker:
+            self._ask([proof.name], lambda key, name: [b"md %b C%b\r\n" % (key, token.cas)])
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        return self._connections.lease(self._key(f"lock:{_quoted(name)}"), seconds)
 
     def _forget_all(self) -> None:
         self._connections.ask_all(self._generations.renew)
@@ -290,6 +351,11 @@ def _client_of(servers: Any) -> Any:
     if not addresses:
         raise TypeError("servers=[]: name one")
     return HashClient(addresses, **options)
+
+
+def _quoted(name: str) -> str:
+    """Return the name of a lock in characters that memcached takes."""
+    return quote(name.encode("utf-8", "surrogatepass"))
 
 
 def _in_generation(key: str, generation: str) -> str:

@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import reading
+from ..locks import Mutex
 from ..stampcaches import call_after_fork
 from ..stamps import Stamp
 from .base import Key
 from .classstamps import ClassStamps
 from .expiring import expiring_entries
-from .guarded import SPOILED_LIFE, GuardedStore, Peeked, Settlement
-from .keys import Address, addresses_of, entry_of, index_of
-from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .groups import Tokens, all_groups_of, groups_of, may_have_groups, token_name, tokens_now
+from .guarded import CREATION_LIFE, SPOILED_LIFE, GuardedStore, Peeked, Settlement
+from .keys import Address, addresses_of, entry_of, index_of, matches
+from .lifetime import LifetimeCallback, checked_callback, keeps_expired, lifetime_of
+from .memorygroups import MemoryGroups, Tagged, Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +62,8 @@ class ProcessMemoryStore(GuardedStore):
     :param stamp: a cache that processes share, in which each class has a stamp: a client of
         pymemcache or redis-py, a cache of Django's or its alias. A put or delete here, or through
         a chain that has this Store, raises it, two requests; a get compares it, one request, and
-        forgets the class's objects when another process has raised it, and once a minute
+        forgets the class's objects when another process has raised it, and once a minute. Objects
+        with groups have one more, for all groups: a get of such an object compares that, too
     :raises ImportError: for the last two, cachetools is not installed
 
     """
@@ -85,17 +89,20 @@ class ProcessMemoryStore(GuardedStore):
         self._known: dict[type, Stamp | None] = {}
         # What is dropped while the lock is held: what it refers to is freed after that.
         self._gone: list[Any] = []
-        # entry of a first key -> (object, entries of its other keys, lifetime)
+        # entry of a first key -> (object, entries of its other keys, when it is not for `get` any
+        # more, tokens of its groups, lifetime)
         self._records: Any = {}
         self._find: Callable[[Any], Any] = self._records.get
-        if lifetime_cb is not None or maxsize is not None:
-            self._records = expiring_entries(maxsize, self._forget_pointers)
-            self._find = self._find_living
+        self._groups = MemoryGroups()
+        # token of a group -> entries of its records: so they need not be looked for
+        self._members: dict[Token, set[Any]] = {}
         # entry of another key -> entry of the first
         self._pointers: dict[Any, Any] = {}
         # entry of a first key -> (who set it, proof, when it expires)
         self._markers: dict[Any, tuple[str, object, float]] = {}
         self._lock = threading.RLock()
+        if lifetime_cb is not None or maxsize is not None:
+            self._have_expire()
         call_after_fork(self)
 
     def get(self, klass: type[T], key: Key) -> T | None:
@@ -112,6 +119,8 @@ class ProcessMemoryStore(GuardedStore):
             found = None if first is None else self._find(first)
             if found is None:
                 return None
+        if found[3] and not self._is_valid(found[3]):
+            return None
         obj = found[0]
         try:
             for name, value in zip(entry[1], entry[2], strict=True):
@@ -134,7 +143,11 @@ class ProcessMemoryStore(GuardedStore):
 
     def batch_put(self, objs: Iterable[Any]) -> None:
         """Keep the objects; those before one that cannot be kept are not kept either."""
-        prepared = [self._prepare(obj) for obj in objs]
+        objs = list(objs)
+        self._put_as_of(objs, tokens_now(self, objs))
+
+    def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
+        prepared = [self._prepare(obj, tokens) for obj in objs]
         announcement = self._announce(record[1] for record in prepared)
         with self._locked():
             for record in prepared:
@@ -157,14 +170,20 @@ class ProcessMemoryStore(GuardedStore):
                 self._remove(entry)
         self._announced(announcement)
 
-    def _prepare(self, obj: Any) -> tuple[Any, Any, tuple[Any, ...], float | None]:
+    def _prepare(
+        self, obj: Any, before: Tokens
+    ) -> tuple[Any, Any, tuple[Any, ...], tuple[Token, ...] | None, float | None]:
         lifetime = lifetime_of(obj, self.lifetime_cb)
+        if lifetime is not None:
+            self._have_expire()
         first, *others = [each.entry for each in addresses_of(obj, self.polymorphic)]
-        return first, obj, tuple(entry for entry in others if entry != first), lifetime
+        tokens = self._groups.tokens_for(groups_of(obj), before)
+        pointers = tuple(entry for entry in others if entry != first)
+        return first, obj, pointers, tokens, lifetime
 
-    def _prepared_or_none(self, obj: Any) -> Any:
+    def _prepared_or_none(self, obj: Any, before: Tokens) -> Any:
         try:
-            return self._prepare(obj)
+            return self._prepare(obj, before)
         except Exception as error:
             # The object is where it lasts already. That it is not cached is no reason to raise.
             logger.warning("%s: %s is not cached: %s", self, type(obj).__qualname__, error)
@@ -178,7 +197,21 @@ class ProcessMemoryStore(GuardedStore):
             gone, self._gone = self._gone, []
         del gone
 
+    def _have_expire(self) -> None:
+        """Keep objects from now on for as long as their lifetimes."""
+        with self._lock:
+            if type(self._records) is dict:
+                records = expiring_entries(self.maxsize, self._forget_pointers)
+                records.update(self._records)
+                self._records, self._find = records, self._find_living
+
     def _find_living(self, entry: Any) -> Any:
+        record = self._find_kept(entry)
+        if record is not None and record[2] is not None and record[2] <= reading.monotonic():
+            return None  # kept for `get_or_create` alone
+        return record
+
+    def _find_kept(self, entry: Any) -> Any:
         with self._lock:
             try:
                 return self._records[entry]
@@ -186,13 +219,25 @@ class ProcessMemoryStore(GuardedStore):
                 return None
 
     def _store(
-        self, entry: Any, obj: Any, pointers: tuple[Any, ...], lifetime: float | None
+        self,
+        entry: Any,
+        obj: Any,
+        pointers: tuple[Any, ...],
+        tokens: tuple[Token, ...] | None,
+        lifetime: float | None,
     ) -> None:
         self._remove(entry)
         self._pointers.pop(entry, None)
         if lifetime is not None and lifetime <= 0:
             return
-        self._records[entry] = (obj, pointers, lifetime)
+        if tokens is None or not all(token.is_valid for token in tokens):
+            return
+        ends = None
+        if lifetime is not None and keeps_expired(obj):
+            ends, lifetime = reading.monotonic() + lifetime, 2 * lifetime
+        self._records[entry] = (obj, pointers, ends, tokens, lifetime)
+        for token in tokens:
+            self._members.setdefault(token, set()).add(entry)
         for pointer in pointers:
             # As where names are in a store: what stands there is replaced, a record too.
             self._remove(pointer)
@@ -211,6 +256,68 @@ class ProcessMemoryStore(GuardedStore):
         for pointer in record[1]:
             if self._pointers.get(pointer) == entry:
                 self._pointers.pop(pointer)
+        for token in record[3]:
+            members = self._members.get(token)
+            if members is not None:
+                members.discard(entry)
+                if not members:
+                    del self._members[token]
+
+    # -- groups (rule 5.8) ------------------------------------------------------------------------
+
+    def invalidate_group(self, group: Any) -> None:
+        """Have no object of a group be found any more.
+
+        With a `stamp`, in no other process either: it is raised, one request, and objects of all
+        groups are forgotten there. Without one, in this process.
+
+        """
+        self._drop(self._groups.invalidate([token_name(group)]))
+        if self._stamps is not None:
+            self._stamps.touch([Tagged])
+
+    def _drop(self, tokens: Iterable[Token]) -> None:
+        with self._locked():
+            for token in tokens:
+                for entry in list(self._members.get(token, ())):
+                    self._remove(entry)
+
+    def _is_valid(self, tokens: tuple[Token, ...]) -> bool:
+        if self._stamps is not None:
+            self._compare_groups()
+        for token in tokens:
+            if not token.is_valid:
+                # Here too: it may have been invalidated in another thread.
+                self._drop([token])
+                return False
+        return True
+
+    def _compare_groups(self) -> None:
+        """Forget all objects with groups, if another process may have invalidated one."""
+        if self._stamps is None:
+            return
+        stamp = self._stamps.read(Tagged)
+        if stamp is None or self._known.get(Tagged) != stamp:
+            self._drop(self._groups.invalidate_all())
+            self._known[Tagged] = stamp
+
+    def _tokens_before(self, klass: type) -> Tokens:
+        if not may_have_groups(klass):
+            return {}
+        self._know_groups()
+        return self._groups.now()
+
+    def _tokens_of(self, objs: Iterable[Any]) -> Tokens:
+        names = all_groups_of(objs)
+        if not names:
+            return {}
+        self._know_groups()
+        return self._groups.add(names)
+
+    def _know_groups(self) -> None:
+        if Tagged not in self._known:
+            # What is put is kept only under a stamp that is known.
+            self._compare_groups()
 
     # -- stamps (rule 5.3) ------------------------------------------------------------------------
 
@@ -259,13 +366,82 @@ class ProcessMemoryStore(GuardedStore):
         bases = klass.__mro__[1:] if self.polymorphic else ()
         return [klass, *(base for base in bases if getattr(base, "__stockpyle_keys__", None))]
 
+    # -- for `get_or_create` --------------------------------------------------------------------
+
+    _keeps_lifetimes = True
+
+    def _reserve(self, address: Address) -> tuple[Any, Any]:
+        entry = address.entry
+        if self._stamps is not None:
+            self._compare(address.klass)
+        found = self._get(address.klass, address.key)
+        if found is not None or address.names != index_of(address.klass).keys[0]:
+            return found, None
+        with self._locked():
+            now = reading.monotonic()
+            was = self._marker(entry, now)
+            if was is not None and was[0] != _READERS:
+                return None, (entry, None)  # somebody is writing it
+            proof = object()
+            self._set_marker(entry, _READERS, proof, now + CREATION_LIFE)
+        return None, (entry, proof)
+
+    def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
+        record = self._prepare(obj, tokens_now(self, [obj]))
+        if record[3] is None:
+            # Who waits for it may have come after an invalidation.
+            if proof is not None:
+                self._unreserve_entry(*proof)
+            return False
+        if record[4] is not None and record[4] <= 0:
+            return None
+        if proof is None or proof[0] != record[0]:
+            if not mutex.still_held():
+                return False
+            self.batch_put([obj])
+            if proof is not None:
+                self._unreserve_entry(*proof)
+            return True
+        if proof[1] is None:
+            return None
+        announcement = self._announce([obj])
+        with self._locked():
+            own = self._unreserve_entry(*proof)
+            if own:
+                self._store(*record)
+        self._announced(announcement)
+        return own
+
+    def _unreserve(self, address: Address, proof: Any) -> None:
+        self._unreserve_entry(*proof)
+
+    def _unreserve_entry(self, entry: Any, proof: Any) -> bool:
+        with self._lock:
+            was = self._markers.get(entry)
+            if was is None or was[1] is not proof:
+                return False
+            del self._markers[entry]
+            return True
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        entry = address.entry
+        with self._lock:
+            record = self._find_kept(self._pointers.get(entry, entry))
+        if record is not None and record[3] and not self._is_valid(record[3]):
+            return None
+        found = None if record is None else record[0]
+        return found if found is not None and matches(found, address) else None
+
     # -- for chains -----------------------------------------------------------------------------
 
     def _place(self, address: Address) -> Any:
         return address.entry
 
     def _peek(self, klass: type, keys: Sequence[Key], life: float) -> Peeked:
-        return Peeked(self.batch_get(klass, keys), {}, False)
+        objects = self.batch_get(klass, keys)
+        if any(obj is None for obj in objects):
+            return Peeked(objects, {}, False, self._tokens_before(klass))
+        return Peeked(objects, {}, False)
 
     def _mark(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
         proofs: dict[Any, Any] = {}
@@ -292,12 +468,12 @@ class ProcessMemoryStore(GuardedStore):
 
     def _settle(self, settlements: Iterable[Settlement], *, writes: bool) -> None:
         prepared = [
-            (each, None if each.obj is None else self._prepared_or_none(each.obj))
+            (each, None if each.obj is None else self._prepared_or_none(each.obj, each.tokens))
             for each in settlements
         ]
         with self._locked():
             now = reading.monotonic()
-            for (place, _, proof, _), record in prepared:
+            for (place, _, proof, _, _), record in prepared:
                 was = self._marker(place, now)
                 if was is not None and proof is not None and was[1] is proof:
                     del self._markers[place]

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
-from .cells import is_marker, marker, pack_pointer
-from .dictionary import Prepared, Writing, stale_pointers
-from .guarded import SPOILED_LIFE
+from ..locks import LEASE, Lease
+from .cells import is_marker, marker, new_token, pack_pointer
+from .dictionary import BUSY, Prepared, Reservation, Writing, stale_pointers
+from .guarded import CREATION_LIFE, SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
 from .lifetime import LifetimeCallback
 
 try:
     from redis import Redis
 
+    from ..redisleases import RedisLease
     from ..redisscripts import Script
     from .redispipe import Call, Pipe, call, run
 except ModuleNotFoundError as error:
@@ -40,18 +42,28 @@ LONGEST = 1 << 60
 MARK = Script("""
 local was = redis.call('GETRANGE', KEYS[1], 0, 13)
 local names = ''
-if string.sub(was, 1, 1) == 'R' and string.len(was) == 14 then
+local kind = string.sub(was, 1, 1)
+if (kind == 'R' or kind == 'T') and string.len(was) == 14 then
   local length = struct.unpack('>I4', string.sub(was, 11, 14))
   if length > 0 then names = redis.call('GETRANGE', KEYS[1], 14, 13 + length) end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {string.sub(was, 1, 1) == 'M' and was ~= ARGV[1] and 1 or 0, names}
+return {kind == 'M' and was ~= ARGV[1] and 1 or 0, names}
 """)
 
 #: ARGV: the marker, milliseconds. Returns what is there, or puts the marker and returns it.
 READ_OR_CLAIM = Script("""
 local found = redis.call('GET', KEYS[1])
 if found then return found end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""")
+
+#: ARGV: the marker, milliseconds. As READ_OR_CLAIM, but takes the place of a reader's marker, too:
+#: who has the lock knows that it is of one who is gone, or who will not store what it reads.
+RESERVE = Script("""
+local found = redis.call('GET', KEYS[1])
+if found and string.sub(found, 1, 1) ~= 'F' then return found end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
 """)
@@ -74,6 +86,14 @@ if ARGV[2] ~= '' and found == ARGV[2] then return 1 end
 if ARGV[5] == '0' then return 0 end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 return 0
+""")
+
+#: ARGV: a token. Returns what is there, or puts the token and returns it.
+ADD = Script("""
+local found = redis.call('GET', KEYS[1])
+if found then return found end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
 """)
 
 #: ARGV: what has to be there.
@@ -101,7 +121,8 @@ class RedisStore(GuardedDictionaryStore):
     A get, a put or a delete is one round trip, of a batch as well; on a cluster one to each node.
     By a key other than the first a get is two. Pointers go with the record that is put; when an
     object's other keys have changed, one more round trip removes the old ones. A delete is three
-    where the class has several keys.
+    where the class has several keys. Objects with groups take one round trip more, for their
+    tokens.
 
     :param client: a `redis.Redis`, also of Sentinel's, or a `redis.cluster.RedisCluster`; or a URL.
         A client's settings are used, for connections of our own
@@ -199,6 +220,11 @@ class RedisStore(GuardedDictionaryStore):
     def _remove_cell(self, name: str, cell: bytes) -> Call:
         return run(self.prefix + name, REMOVE_IF, cell)
 
+    def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
+        wanted = [(name, new_token()) for name in names]
+        told = self._pipe.ask([run(self.prefix + name, ADD, token) for name, token in wanted])
+        return {name: token for (name, _), token in zip(wanted, told, strict=True)}
+
     # -- for chains -------------------------------------------------------------------------------
 
     def _mark_cells(self, names: Sequence[str], life: float) -> dict[str, Any]:
@@ -261,6 +287,39 @@ class RedisStore(GuardedDictionaryStore):
                 gone.update({name: cell for name in each.proof.pointers if name})
         calls += [self._remove_cell(*pair) for pair in gone.items() if pair[0] not in kept]
         self._pipe.ask(calls)
+
+    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
+        token = marker(b"F")
+        life = _milliseconds(CREATION_LIFE)
+        (found,) = self._pipe.ask([run(self.prefix + name, RESERVE, token, life)])
+        if found == token:
+            return None, token
+        return (None, BUSY) if is_marker(found) else (found, found)
+
+    def _put_if(self, prepared: Prepared, token: Any) -> bool:
+        name, pointers, cell, lifetime = prepared
+        life = b"0" if lifetime is None else _milliseconds(lifetime)
+        settling = run(self.prefix + name, SETTLE, token, cell or b"", life, b"", b"0")
+        leading = [self._set(pointer, pack_pointer(name), lifetime) for pointer in pointers]
+        if not self._pipe.ask([settling, *leading])[0]:
+            return False
+        stale = stale_pointers({name: token}, {name: pointers})
+        if stale:
+            self._remove_if(stale)
+        return True
+
+    def _unreserve_cell(self, proof: Reservation) -> None:
+        if proof.token is not BUSY and is_marker(proof.token):
+            self._remove_if({proof.name: proof.token})
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        key = f"{self.prefix}lock:{name}"
+
+        def ask(*packed: bytes) -> list[Any]:
+            return self._pipe.ask([Call(key, each) for each in packed])
+
+        identity = ("redis", id(self._client), key)
+        return RedisLease(seconds, identity, key.encode("utf-8", "surrogatepass"), ask)
 
     def _forget_all(self) -> None:
         self._pipe.remove_all(self.prefix)

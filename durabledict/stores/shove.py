@@ -108,7 +108,7 @@ class ShoveStore(BaseDictionaryStore):
     def _decode(self, name: str, cell: Any) -> Any:
         if isinstance(cell, tuple):
             return _living(cell)
-        if is_marker(cell) or cell[:1] in (b"R", b"P"):
+        if is_marker(cell) or cell[:1] in (b"R", b"T", b"P"):
             return super()._decode(name, cell)
         # What stockpyle stored through shove is a pickled tuple without a header.
         value = coder.decode(self.encoding, self.old_encoding, self.keyspace, name, cell)

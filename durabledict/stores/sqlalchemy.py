@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ..locks import LEASE, Lease
 from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
+from .groups import token_name
 
 try:
     from sqlalchemy import create_engine
@@ -18,6 +21,7 @@ try:
     from sqlalchemy.orm.exc import StaleDataError
 
     from .sqlalchemychanges import TOLD, Noted
+    from .sqlalchemyleases import SqlLease, takes_leases
     from .sqlalchemymappers import (
         Shape,
         by_class,
@@ -129,6 +133,14 @@ class SqlAlchemyStore(BaseStore):
 
     def __repr__(self) -> str:
         return f"SqlAlchemyStore({self._sessionmaker if self._engine is None else self._engine!r})"
+
+    def invalidate_group(self, group: Any) -> None:
+        """Do nothing: rows are read from the database each time, and are never out of date.
+
+        :raises TypeError: it cannot be a group
+
+        """
+        token_name(group)
 
     def release(self) -> None:
         """Close the connections of an engine that was made here."""
@@ -292,6 +304,16 @@ class SqlAlchemyStore(BaseStore):
                 begin([*written, *others], gone, everything=everything)
 
         (self._delete if deleted else self._put)(mapped, begin_all, told)
+
+    def _lease(self, name: str, seconds: float = LEASE) -> Lease:
+        bind: Any = self._engine
+        if bind is None:
+            bind = getattr(self._sessionmaker, "kw", {}).get("bind")
+        if not takes_leases(bind):
+            return super()._lease(name, seconds)
+        # Short enough for the index of any database.
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return SqlLease(seconds, ("sql", id(bind), digest), bind, digest)
 
     # -- for chains, and for the caller's session -------------------------------------------------
 

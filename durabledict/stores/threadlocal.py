@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from .base import Key
+from .groups import Tokens
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address
 from .lifetime import LifetimeCallback
@@ -20,7 +22,8 @@ T = TypeVar("T")
 class ThreadLocalStore(GuardedStore):
     """A `ProcessMemoryStore` for each thread: what a thread puts, no other thread sees.
 
-    What a thread put is forgotten when it ends. The parameters are those of `ProcessMemoryStore`.
+    What a thread put is forgotten when it ends, and when it calls `release`: at the end of a
+    request, say. The parameters are those of `ProcessMemoryStore`.
 
     """
 
@@ -39,7 +42,7 @@ class ThreadLocalStore(GuardedStore):
         self._options = (polymorphic, lifetime_cb, maxsize)
         self._local = threading.local()
         self._local.store = first = ProcessMemoryStore(*self._options, stamp=stamp)
-        self._stamps = first._stamps
+        self._stamps, self._groups = first._stamps, first._groups
 
     @property
     def _mine(self) -> ProcessMemoryStore:
@@ -47,7 +50,7 @@ class ThreadLocalStore(GuardedStore):
             found: ProcessMemoryStore = self._local.store
         except AttributeError:
             found = self._local.store = ProcessMemoryStore(*self._options)
-            found._stamps = self._stamps
+            found._stamps, found._groups = self._stamps, self._groups
         return found
 
     def get(self, klass: type[T], key: Key) -> T | None:
@@ -73,6 +76,45 @@ class ThreadLocalStore(GuardedStore):
     def batch_delete(self, objs: Iterable[Any]) -> None:
         """Forget objects."""
         self._mine.batch_delete(objs)
+
+    def invalidate_group(self, group: Any) -> None:
+        """Have no object of a group be found any more, in any thread."""
+        self._mine.invalidate_group(group)
+
+    def _tokens_before(self, klass: type) -> Tokens:
+        return self._mine._tokens_before(klass)
+
+    def _tokens_of(self, objs: Iterable[Any]) -> Tokens:
+        return self._mine._tokens_of(objs)
+
+    def _put_as_of(self, objs: Iterable[Any], tokens: Tokens) -> None:
+        self._mine._put_as_of(objs, tokens)
+
+    def release(self) -> None:
+        """Forget what this thread has put."""
+        self._local.__dict__.pop("store", None)
+
+    def get_or_create(
+        self,
+        klass: type[T],
+        key: Key,
+        creator: Callable[[], T | None],
+        lifetime: Any = None,
+        serve_expired: bool = False,
+        timeout: float | timedelta | None = None,
+    ) -> T | None:
+        """Return the object, created if there is none: one for each thread, without waiting.
+
+        See `BaseStore.get_or_create`.
+
+        """
+        mine = self._mine
+        return mine.get_or_create(klass, key, creator, lifetime, serve_expired, timeout)
+
+    _keeps_lifetimes = True
+
+    def _get_expired(self, address: Address, lifetime: Any) -> Any:
+        return self._mine._get_expired(address, lifetime)
 
     def _place(self, address: Address) -> Any:
         return address.entry

@@ -23,6 +23,8 @@ from .. import reading
 from ..errors import DecodingError, EncodingError
 from ..stores import lifetime
 from .collecting import collect
+from .creating import CreatingTests
+from .groups import GroupTests
 from .things import Automobile, Car, Empty, Keyless, Person, Thing, Unpicklable, fields_of
 from .tools import Clock, in_thread, needs, new_place, raises
 
@@ -41,6 +43,9 @@ STORE_CAPABILITIES = {
     "polymorphic": "it takes polymorphic=",
     "encodes": "it takes encoding=, and raises DecodingError for what it cannot decode",
     "threads": "what one thread puts another one gets",
+    "groups": "it has invalidate_group, and finds nothing of a group after that",
+    "guarded": "it can compare and set, so that get_or_create overwrites nothing",
+    "keeps_for_ever": "nothing of it expires, so that get_or_create refuses a lifetime",
 }
 
 
@@ -77,7 +82,7 @@ def past() -> list[Any]:
     ]
 
 
-class StoreSuite:
+class StoreSuite(CreatingTests, GroupTests):
     """Subclass it, with `factory` and `capabilities`; pytest collects the rest."""
 
     #: What the Store can do; see `STORE_CAPABILITIES`.

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import mapping
 from .collecting import collect
+from .computing import ComputingTests
 from .contents import ContentsTests
 from .freshness import FreshnessTests
 from .locks import LockTests
@@ -38,6 +39,7 @@ class DurableDictSuite(
     ContentsTests,
     WritingTests,
     ModifyingTests,
+    ComputingTests,
     ShapesTests,
     MendingTests,
     FreshnessTests,

@@ -5,7 +5,20 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["Automobile", "Car", "Empty", "Keyless", "Person", "Thing", "Unpicklable", "fields_of"]
+__all__ = [
+    "Automobile",
+    "Car",
+    "Empty",
+    "Grouped",
+    "Keyless",
+    "Listed",
+    "Misnamed",
+    "Person",
+    "Thing",
+    "Unpicklable",
+    "Valued",
+    "fields_of",
+]
 
 
 def fields_of(obj: object) -> dict[str, Any]:
@@ -13,10 +26,8 @@ def fields_of(obj: object) -> dict[str, Any]:
     return {name: value for name, value in vars(obj).items() if not name.startswith("_")}
 
 
-class Thing:
-    """An object with a first key, a key of two attributes, and a value."""
-
-    __stockpyle_keys__ = ["id", ("zone", "name")]
+class Valued:
+    """What the classes here have in common."""
 
     def __init__(self, id: Any, zone: Any = 1, name: Any = "x", value: Any = None) -> None:
         self.id = id
@@ -31,6 +42,12 @@ class Thing:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r}, {self.zone!r}, {self.name!r}, {self.value!r})"
+
+
+class Thing(Valued):
+    """An object with a first key, a key of two attributes, and a value."""
+
+    __stockpyle_keys__ = ["id", ("zone", "name")]
 
 
 class Person(Thing):
@@ -66,6 +83,34 @@ class Car(Automobile):
     def __init__(self, license_plate: str, owner: str = "nobody") -> None:
         super().__init__(license_plate)
         self.owner = owner
+
+
+class Grouped(Valued):
+    """Objects with groups: that of its zone, and those that its value names, if it is a list."""
+
+    __stockpyle_keys__ = ["id", ("zone", "name")]
+
+    @property
+    def __stockpyle_groups__(self) -> list[Any]:
+        more = self.value if isinstance(self.value, list) else []
+        return [f"zone-{self.zone}", *more]
+
+
+class Listed(Valued):
+    """A class whose objects are all of the same two groups."""
+
+    __stockpyle_keys__ = ["id", ("zone", "name")]
+    __stockpyle_groups__ = ["listed", ("of", 2)]
+
+
+class Misnamed(Valued):
+    """Objects whose groups are whatever the value is."""
+
+    __stockpyle_keys__ = ["id", ("zone", "name")]
+
+    @property
+    def __stockpyle_groups__(self) -> Any:
+        return self.value
 
 
 class Keyless:

@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,16 @@ from ..errors import MISSING
 if TYPE_CHECKING:
     from ..base import DurableDict
 
-__all__ = ["CAPABILITIES", "Clock", "SuiteBase", "in_thread", "needs", "new_place"]
+__all__ = [
+    "CAPABILITIES",
+    "Clock",
+    "SuiteBase",
+    "in_thread",
+    "needs",
+    "new_place",
+    "raises",
+    "until",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -218,6 +228,15 @@ class SuiteBase:
         finally:
             delattr(durable, name)
 
+    @contextmanager
+    def replaced(self, durable: Any, name: str, new: Any) -> Iterator[None]:
+        """Put something in place of a method of one object."""
+        setattr(durable, name, new)
+        try:
+            yield
+        finally:
+            delattr(durable, name)
+
     def comparisons(self, durable: DurableDict[Any, Any], action: Callable[[], object]) -> int:
         """Return how often an action asks the store for its stamp."""
         with self.hook(durable, "last_updated") as calls:
@@ -256,6 +275,14 @@ class SuiteBase:
             yield records
         finally:
             logger.removeHandler(collector)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until another thread has done something; `what` says in the error what that was."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends, f"waited in vain until {what}"
+        time.sleep(0.001)
 
 
 @contextmanager
