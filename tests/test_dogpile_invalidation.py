@@ -284,11 +284,14 @@ def test_where_a_token_is_missing_no_value_counts(kind: str, token: str, opener:
 def test_a_token_that_was_evicted_does_not_bring_back_old_values(opener: Opener) -> None:
     region = opener("memcached", expiration_time=3600)
     region.invalidate()
-    region.set("k", "old")
-    region.invalidate(hard=False)
-    region.actual_backend.delete("region:soft")
-    region.get_or_create("other", lambda: 1)
-    assert region.get("k") is NO_VALUE
+    for _ in range(2):
+        region.actual_backend.delete("region:soft")
+        assert region.get_or_create("k", lambda: "old") == "old"
+        region.invalidate(hard=False)
+        region.actual_backend.delete("region:soft")
+        assert region.get("k") is NO_VALUE
+        region.get_or_create("other", lambda: 1)
+        assert region.get("k") is NO_VALUE
 
 
 def test_what_was_stored_without_a_generation_does_not_count() -> None:
