@@ -251,6 +251,14 @@ def test_a_soft_one_does_not_bring_back_what_a_hard_one_has_ended(
     assert results == ["new", "new"]
 
 
+def test_what_is_set_after_it_counts_whoever_created_it_before(opener: Opener) -> None:
+    region = opener("redis")
+    assert region.get_or_create("k", lambda: "old") == "old"
+    region.invalidate()
+    region.set("k", "new")
+    assert region.get("k") == "new"
+
+
 def test_no_clock_is_compared(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host that created the value has a clock that is an hour ahead."""
     here, there = opener("redis"), opener("redis")
