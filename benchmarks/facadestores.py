@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 from dogpile.cache import make_region
@@ -13,6 +14,7 @@ from dogpile.cache import make_region
 from durabledict.stores import ChainedStore, MemcacheStore, ProcessMemoryStore
 from tests.memcachedserver import MemcachedServer
 
+from .creations import creation_amounts, creation_rows, pickle_amounts
 from .dogpileregions import region_rows
 from .measure import Statement, compare
 from .printing import print_amounts, print_rows
@@ -42,9 +44,11 @@ def facade_tables() -> list[str]:
     print(
         f"\nThe keyed-object facade, dogpile.cache {version('dogpile.cache')}. Ratios, in turns.\n"
     )
-    missed = print_rows(_rows())
+    missed = print_rows(chain(_rows(), creation_rows()))
     print("\nPickles and unpickles of one put and two gets.\n")
-    missed += print_amounts(_pickles())
+    missed += print_amounts(chain(_pickles(), pickle_amounts()))
+    print("\nOf all who find nothing, one creates.\n")
+    missed += print_amounts(creation_amounts())
     print("\nRegions of dogpile.cache. Ratios, in turns.\n")
     missed += print_rows(region_rows())
     print(f"\nObjects of SQLAlchemy {version('SQLAlchemy')}. Ratios, in turns.\n")
