@@ -484,6 +484,35 @@ def test_without_a_distributed_lock_it_is_of_this_process(
         assert not mutex.locked()
 
 
+def test_who_handed_a_lock_to_another_thread_may_wait_for_it(
+    d: RedisDict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an `async_creation_runner`, when the old value is not served any more."""
+    mutex = region_over(d, distributed_lock=True).backend.get_mutex("k")
+    mutex.acquire()
+    queue, waiting = mutex._lock._queue, threading.Event()
+    queued = queue.acquire
+
+    def acquire(*arguments: Any) -> bool:
+        waiting.set()
+        return bool(queued(*arguments))
+
+    monkeypatch.setattr(queue, "acquire", acquire)
+
+    def run() -> None:
+        waiting.wait(60)
+        mutex.release()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert mutex.acquire()
+        mutex.release()
+    finally:
+        waiting.set()
+        thread.join(60)
+
+
 def test_many_locks_are_not_kept_for_ever(d: RedisDict[Any, Any]) -> None:
     region = region_over(d)
     backend = region.backend
