@@ -272,6 +272,13 @@ def test_a_hit_is_the_object_of_the_local_copy(d: RedisDict[Any, Any]) -> None:
     assert region.get("k") is region.get("k")
 
 
+def test_values_of_a_multi_do_not_share_their_metadata() -> None:
+    d = MemoryDict[Any, Any]()
+    region_over(d).set_multi({"a": 1, "b": 2})
+    assert d["a"][1] == d["b"][1]
+    assert d["a"][1] is not d["b"][1]
+
+
 # -- what it costs --------------------------------------------------------------------------------
 
 
