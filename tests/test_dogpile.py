@@ -272,6 +272,13 @@ def test_a_hit_is_the_object_of_the_local_copy(d: RedisDict[Any, Any]) -> None:
     assert region.get("k") is region.get("k")
 
 
+def test_values_of_a_multi_do_not_share_their_metadata() -> None:
+    d = MemoryDict[Any, Any]()
+    region_over(d).set_multi({"a": 1, "b": 2})
+    assert d["a"][1] == d["b"][1]
+    assert d["a"][1] is not d["b"][1]
+
+
 # -- what it costs --------------------------------------------------------------------------------
 
 
@@ -315,8 +322,17 @@ def test_a_hit_of_a_watched_dict_sends_nothing(
     assert sum(calls.values()) < 100  # the watch has heard of the write
 
 
+class StrictFolderDict(FolderDict[Any, Any]):
+    """Of four methods, one of which does not like a key that is not there."""
+
+    def depersist(self, key: Any) -> None:
+        if not self._path(key).exists():
+            raise KeyError(key)
+        super().depersist(key)
+
+
 def test_a_dict_without_commits_deletes_one_by_one(tmp_path: Path) -> None:
-    region = region_over(FolderDict[Any, Any](tmp_path))
+    region = region_over(StrictFolderDict(tmp_path))
     region.set_multi({"a": 1, "b": 2, "c": 3})
     region.delete_multi(["a", "c", "x"])
     assert region.get_multi(["a", "b", "c"]) == [NO_VALUE, 2, NO_VALUE]
@@ -473,6 +489,35 @@ def test_without_a_distributed_lock_it_is_of_this_process(
         other.release()
         mutex.release()
         assert not mutex.locked()
+
+
+def test_who_handed_a_lock_to_another_thread_may_wait_for_it(
+    d: RedisDict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an `async_creation_runner`, when the old value is not served any more."""
+    mutex = region_over(d, distributed_lock=True).backend.get_mutex("k")
+    mutex.acquire()
+    queue, waiting = mutex._lock._queue, threading.Event()
+    queued = queue.acquire
+
+    def acquire(*arguments: Any) -> bool:
+        waiting.set()
+        return bool(queued(*arguments))
+
+    monkeypatch.setattr(queue, "acquire", acquire)
+
+    def run() -> None:
+        waiting.wait(60)
+        mutex.release()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert mutex.acquire()
+        mutex.release()
+    finally:
+        waiting.set()
+        thread.join(60)
 
 
 def test_many_locks_are_not_kept_for_ever(d: RedisDict[Any, Any]) -> None:

@@ -29,7 +29,7 @@ from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 
 #: How much faster the clock of the tests with many threads goes: they sleep for ten seconds.
-FASTER = 4
+FASTER = 8
 
 MANY_THREADS = ("test_threaded_dogpile", "test_threaded_get_multi")
 
