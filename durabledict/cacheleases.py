@@ -47,15 +47,19 @@ class MemcachedLease(Lease):
         """Give the lock up: ``gets``, and a ``cas`` by what has expired already."""
         return self._put(token, b"", -1)
 
-    def is_held(self) -> bool:
-        """Whether anybody holds the lock: ``get``."""
-        return self._ask("get", self._key) is not None
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock: ``get``."""
+        found: bytes | None = self._ask("get", self._key)
+        return found
 
     def _put(self, token: bytes, new: bytes, expires: int) -> bool:
-        held, version = self._ask("gets", self._key)
-        if held != token:
-            return False
-        return bool(self._ask("cas", self._key, new, version, expires, noreply=False))
+        while True:
+            held, version = self._ask("gets", self._key)
+            if held != token:
+                return False
+            if self._ask("cas", self._key, new, version, expires, noreply=False):
+                return True
+            # The number may be another one because another thread has just renewed one's own lock.
 
 
 class DjangoLease(Lease):
@@ -99,7 +103,8 @@ class DjangoLease(Lease):
             cache.delete(self._key)
             return True
 
-    def is_held(self) -> bool:
-        """Whether anybody holds the lock: ``get``."""
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock: ``get``."""
         with self._asking() as cache:
-            return cache.get(self._key) is not None
+            found = cache.get(self._key)
+        return None if found is None else bytes.fromhex(found)

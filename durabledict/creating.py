@@ -8,6 +8,7 @@ docs/internals.rst). Dicts and Stores both use this; what they do about a key is
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -22,6 +23,8 @@ from .locks import Lease, Mutex, pauses
 from .options import seconds
 
 __all__ = ["Outcome", "Target", "checked_timeout", "create"]
+
+logger = logging.getLogger("durabledict.locks")
 
 
 class Outcome(Enum):
@@ -110,9 +113,15 @@ def create(target: Target, creator: Callable[[], Any], timeout: float | None = N
     ends = float("inf") if timeout is None else time.monotonic() + timeout
     while True:
         own = _Flight()
-        flight = _flights.setdefault(target.identity, own)
-        if flight is own:
-            return _lead(target, creator, flight, ends)
+        try:
+            flight = _flights.setdefault(target.identity, own)
+            if flight is own:
+                return _lead(target, creator, flight, ends)
+        finally:
+            # Also where a KeyboardInterrupt came just before it was led.
+            if _flights.get(target.identity) is own:
+                del _flights[target.identity]
+            own.landed.set()
         if flight.leader == threading.get_ident():
             raise _reentered(target)
         expired = target.look_expired()
@@ -132,31 +141,31 @@ def create(target: Target, creator: Callable[[], Any], timeout: float | None = N
 
 
 def _lead(target: Target, creator: Callable[[], Any], flight: _Flight, ends: float) -> Any:
-    try:
-        mutex = Mutex(target.lease())
-        if mutex.is_mine:
+    mutex = Mutex(target.lease())
+    if mutex.is_mine:
+        raise _reentered(target)
+    lengths = pauses()
+    is_first = True
+    while not mutex.acquire(blocking=False):
+        # Another process, or another Store over the same store, is creating it.
+        found = target.look()
+        if found is MISSING:
+            found = target.look_expired()
+        if found is not MISSING:
+            return found
+        if is_first and mutex.is_entered():
             raise _reentered(target)
-        lengths = pauses()
-        while not mutex.acquire(blocking=False):
-            # Another process, or another Store over the same store, is creating it.
-            found = target.look()
-            if found is MISSING:
-                found = target.look_expired()
-            if found is not MISSING:
-                return found
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise _too_late(target, None)
-            mutex.lease.wait(min(left, next(lengths)))
-        try:
-            value, outcome = _create_locked(target, creator, mutex)
-        finally:
-            mutex.release()
-        flight.value, flight.outcome = value, outcome
-        return value
+        is_first = False
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise _too_late(target, None)
+        mutex.lease.wait(min(left, next(lengths)))
+    try:
+        value, outcome = _create_locked(target, creator, mutex)
     finally:
-        _flights.pop(target.identity, None)
-        flight.landed.set()
+        mutex.release()
+    flight.value, flight.outcome = value, outcome
+    return value
 
 
 def _create_locked(target: Target, creator: Callable[[], Any], mutex: Mutex) -> tuple[Any, Outcome]:
@@ -167,11 +176,19 @@ def _create_locked(target: Target, creator: Callable[[], Any], mutex: Mutex) -> 
         created = creator()
         value, outcome = target.store(created, mutex)
     except BaseException:
-        target.abandon()
+        _abandon(target)
         raise
     if outcome is not Outcome.STORED:
-        target.abandon()
+        _abandon(target)
     return value, outcome
+
+
+def _abandon(target: Target) -> None:
+    try:
+        target.abandon()
+    except Exception as error:
+        # What the creator raised, or made, is what its caller is to get.
+        logger.warning("%r: what was reserved for it stays until it expires: %s", target, error)
 
 
 def _reentered(target: Target) -> RuntimeError:

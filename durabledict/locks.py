@@ -68,8 +68,12 @@ class Lease(ABC):
         """Give the lock up, if it is still held by that token; tell whether it was."""
 
     @abstractmethod
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock, in whatever process; None: nobody does."""
+
     def is_held(self) -> bool:
-        """Whether anybody holds the lock, in any process."""
+        """Whether anybody holds the lock, in any process. One round trip."""
+        return self.holder() is not None
 
     def wait(self, seconds: float) -> None:
         """Return when the lock may be free, or after that time: here, always after it."""
@@ -103,9 +107,9 @@ class ProcessLease(Lease):
         del _process_holders[self.identity]
         return True
 
-    def is_held(self) -> bool:
-        """Whether a thread of this process holds the lock."""
-        return self.identity in _process_holders
+    def holder(self) -> bytes | None:
+        """Return the token of the thread of this process that holds the lock. No round trip."""
+        return _process_holders.get(self.identity)
 
 
 class Mutex:
@@ -155,6 +159,19 @@ class Mutex:
         """Whether the thread that asks holds this very lock, by this object or another one."""
         return self._queue.holder == threading.get_ident()
 
+    def is_entered(self) -> bool:
+        """Whether the thread that asks holds the lock in the store, by whatever client of that.
+
+        So that to wait for it would never end. One round trip, and none where the thread holds no
+        lock at all.
+
+        """
+        own = threading.get_ident()
+        if self._any_thread or own not in list(_threads.values()):
+            return False
+        holder = self.lease.holder()
+        return holder is not None and _threads.get(holder) == own
+
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock; tell whether it was taken. One round trip, and one for each further try.
 
@@ -170,9 +187,7 @@ class Mutex:
         if timeout < 0 and timeout != -1:
             raise ValueError("timeout value must be a non-negative number, or -1")
         if blocking and self.is_mine and not self._any_thread:
-            raise RuntimeError(
-                f"{self.lease!r} is held by this very thread: to wait for it would never end"
-            )
+            raise self._waits_for_itself()
         ends = None if timeout == -1 else time.monotonic() + timeout
         if not self._queue.acquire(blocking, timeout):
             return False
@@ -188,22 +203,29 @@ class Mutex:
         """Ask the store until the lock is taken; only the first thread of the queue does."""
         token = os.urandom(16)
         lengths = pauses()
+        is_first = True
         while True:
             sent = time.monotonic()
             try:
                 if self.lease.acquire(token):
                     self._is_lost = self._is_inherited = False
                     self._token = token
+                    if not self._any_thread:
+                        _threads[token] = threading.get_ident()
                     renewals.begin(self, sent)
                     return True
             except BaseException:
                 # It may have been taken all the same, or will be: then nobody is to wait for it.
                 self._token = None
+                _threads.pop(token, None)
                 self._give_back(token)
                 raise
             left = float("inf") if ends is None else ends - time.monotonic()
             if not blocking or left <= 0:
                 return False
+            if is_first and self.is_entered():
+                raise self._waits_for_itself()
+            is_first = False
             self.lease.wait(min(left, next(lengths)))
 
     def release(self) -> None:
@@ -221,11 +243,17 @@ class Mutex:
                 self._is_inherited = False
                 return
             raise RuntimeError("release of a lock that is not held")
+        _threads.pop(token, None)
         renewals.end(self)
         try:
             self._give_back(token)
         finally:
             self._queue.release()
+
+    def _waits_for_itself(self) -> RuntimeError:
+        return RuntimeError(
+            f"{self.lease!r} is held by this very thread: to wait for it would never end"
+        )
 
     def _give_back(self, token: bytes) -> None:
         try:
@@ -304,9 +332,14 @@ class _Queue:
         self.holder = None
 
 
-# A queue lives as long as there is a `Mutex` of it.
+# A queue lives as long as there is a `Mutex` of it. The lock is re-entrant: a finalizer or a signal
+# handler may create something in the middle (rule 5.7).
 _queues: weakref.WeakValueDictionary[Hashable, _Queue] = weakref.WeakValueDictionary()
-_queues_lock = threading.Lock()
+_queues_lock = threading.RLock()
+
+# Which thread holds what, by tokens: so one that would wait for itself is told so, by whatever
+# client of the store it asks.
+_threads: dict[bytes, int] = {}
 
 # Who holds the locks that are of this process alone.
 _process_holders: dict[Hashable, bytes] = {}
@@ -316,15 +349,18 @@ def _queue_of(identity: Hashable) -> _Queue:
     with _queues_lock:
         found = _queues.get(identity)
         if found is None:
-            found = _queues[identity] = _Queue()
+            made = _Queue()
+            # Somebody may have come in the middle, in this thread.
+            found = _queues.setdefault(identity, made)
         return found
 
 
 def _after_fork() -> None:
     # Threads that are no more may hold them, and what this process's parent holds it does not.
     global _queues_lock
-    _queues_lock = threading.Lock()
+    _queues_lock = threading.RLock()
     _process_holders.clear()
+    _threads.clear()
     for queue in list(_queues.values()):
         queue.reset()
 

@@ -53,9 +53,10 @@ class RedisLease(Lease):
         """Give the lock up, in one step with the look whose it is."""
         return self._run(RELEASE, token)
 
-    def is_held(self) -> bool:
-        """Whether anybody holds the lock: one GET."""
-        return _whole(self._ask(pack((b"GET", self._key)))[0]) is not None
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock: one GET."""
+        found: bytes | None = _whole(self._ask(pack((b"GET", self._key)))[0])
+        return found
 
     def _run(self, script: bytes, *arguments: bytes) -> bool:
         reply = self._ask(pack((b"EVAL", script, b"1", self._key, *arguments)))[0]

@@ -71,7 +71,8 @@ class _Held:
 
 class _Renewer:
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.Lock())
+        # Re-entrant: a finalizer or a signal handler may take a lock in the middle.
+        self.changed = threading.Condition(threading.RLock())
         self.held: dict[int, _Held] = {}
         self.thread: threading.Thread | None = None
 

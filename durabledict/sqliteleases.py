@@ -85,10 +85,11 @@ class SqliteLease(Lease):
 
         return self._file.write(work)
 
-    def is_held(self) -> bool:
-        """Whether anybody holds the lock: one read."""
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock: one read."""
         with self._file.use() as connection:
-            return self._holder(connection) is not None
+            found: bytes | None = self._holder(connection)
+        return found
 
     def _put(self, transaction: Transaction, token: bytes, expected: bytes | None) -> bool:
         connection = transaction.connection

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.exceptions import ConnectionLoss, NodeExistsError, NoNodeError
 
 from .locks import Lease
 from .zookeeperclient import Client
@@ -57,7 +57,19 @@ class ZookeeperLease(Lease):
         return self._version(token) is not None
 
     def release(self, token: bytes) -> bool:
-        """Remove the znode: one request that looks, and one that removes it."""
+        """Remove the znode: one request that looks, and one that removes it.
+
+        Where that fails it is done when the client is connected again: the znode does not expire as
+        long as the session lasts.
+
+        """
+        try:
+            return self._remove(token)
+        except Exception:
+            _Removal(self._client.kazoo, self._path, token).begin()
+            raise
+
+    def _remove(self, token: bytes) -> bool:
         version = self._version(token)
         if version is None:
             return False
@@ -69,20 +81,59 @@ class ZookeeperLease(Lease):
             return False
         return True
 
-    def is_held(self) -> bool:
-        """Whether anybody holds the lock. One request."""
-        return self._answer(self._client.ready().exists_async(self._path)) is not None
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock. One request."""
+        try:
+            held: bytes = self._answer(self._client.ready().get_async(self._path))[0]
+        except NoNodeError:
+            return None
+        return held
 
     def _version(self, token: bytes) -> int | None:
         """Return the version of the znode, if it is one's own."""
         kazoo = self._client.ready()
         try:
-            held, stat = self._answer(kazoo.get_async(self._path))
+            found = self._answer(kazoo.get_async(self._path))
         except NoNodeError:
             return None
-        session = kazoo.client_id[0] if kazoo.client_id else None
-        return int(stat.version) if held == token and stat.ephemeralOwner == session else None
+        return _own_version(kazoo, token, found)
 
     def _answer(self, asked: Any) -> Any:
         self._client.wait([asked])
         return asked.get()
+
+
+class _Removal:
+    """Removes a znode of this session, however often the connection is lost meanwhile.
+
+    On kazoo's threads, which send what is asked for in an outage when that is over. It ends with
+    the session, or with the client.
+
+    """
+
+    def __init__(self, kazoo: Any, path: str, token: bytes) -> None:
+        self._kazoo = kazoo
+        self._path = path
+        self._token = token
+
+    def begin(self) -> None:
+        self._kazoo.get_async(self._path).rawlink(self._seen)
+
+    def _seen(self, asked: Any) -> None:
+        if self._is_answered(asked):
+            version = _own_version(self._kazoo, self._token, asked.value)
+            if version is not None:
+                self._kazoo.delete_async(self._path, version).rawlink(self._is_answered)
+
+    def _is_answered(self, asked: Any) -> bool:
+        """Whether there is an answer; where the connection was lost, begin anew."""
+        if isinstance(asked.exception, ConnectionLoss):
+            self.begin()
+        return asked.exception is None
+
+
+def _own_version(kazoo: Any, token: bytes, found: Any) -> int | None:
+    """Return the version of a znode, if it is this session's, with this token."""
+    held, stat = found
+    session = kazoo.client_id[0] if kazoo.client_id else None
+    return int(stat.version) if held == token and stat.ephemeralOwner == session else None

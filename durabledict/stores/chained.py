@@ -13,6 +13,7 @@ from .cachelayers import layer_of
 from .groups import Moments, Tokens, token_name
 from .guarded import GuardedStore
 from .keys import Address, addresses_of, matches
+from .layerleases import LayerLease
 from .layers import Layer, Look, has_none
 from .memory import ProcessMemoryStore
 from .threadlocal import ThreadLocalStore
@@ -378,7 +379,7 @@ class ChainedStore(BaseStore):
         for store in reversed(self._stores):
             found = store._lease(name, seconds)
             if not isinstance(found, ProcessLease):
-                return found
+                return found if store is self._last else LayerLease(found)
         return super()._lease(name, seconds)
 
     def _is_whole(self, obj: Any) -> bool:

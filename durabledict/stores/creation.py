@@ -85,7 +85,7 @@ class _Object(Target):
             return MISSING, Outcome.HANDED
         if not matches(value, self._address):
             raise ValueError(f"the creator of {self!r} has returned {value!r}, which is not that")
-        terms = Terms(type(value), remaining(self._lifetime), self._serve_expired)
+        terms = Terms(self._address, remaining(self._lifetime), self._serve_expired)
         with under(terms), made_after(self._moments):
             stored = self._store._put_reserved(value, self._proof, mutex)
         if stored is None:

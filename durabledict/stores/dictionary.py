@@ -12,12 +12,11 @@ import logging
 import pickle
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from .. import coder
 from ..basicencodings import PickleEncoding
 from ..errors import DecodingError
-from ..locks import Mutex
 from . import lifetime as clock
 from .base import Key
 from .cells import (
@@ -31,11 +30,11 @@ from .cells import (
     record_of,
 )
 from .groups import Tokens, tokens_now
-from .keys import Address, addresses_of, index_of, locate_all, matches
-from .lifetime import LifetimeCallback, checked_callback, lifetime_of, remaining
-from .tagging import TaggingStore
+from .keys import Address, addresses_of, locate_all, matches
+from .lifetime import LifetimeCallback, checked_callback, lifetime_of
+from .reserving import Prepared, ReservingStore, Writing
 
-__all__ = ["BUSY", "BaseDictionaryStore", "Prepared", "Reservation", "Writing"]
+__all__ = ["BaseDictionaryStore", "stale_pointers"]
 
 T = TypeVar("T")
 
@@ -47,28 +46,8 @@ UNLIMITED = RECORD + bytes(8)
 #: How every pickle since protocol 2 begins.
 PICKLE = b"\x80"
 
-#: A name, what is to be stored under it, and for how many seconds (None: for ever).
-Writing = tuple[str, bytes, "float | None"]
 
-
-class Prepared(NamedTuple):
-    """An object, ready to be stored.
-
-    :param name: of its record
-    :param pointers: names of the pointers to it
-    :param cell: the record; None: it is not kept. Its lifetime is over, or a group of it may have
-        been invalidated since it was made
-    :param lifetime: in seconds; None: for ever
-
-    """
-
-    name: str
-    pointers: tuple[str, ...]
-    cell: bytes | None
-    lifetime: float | None
-
-
-class BaseDictionaryStore(TaggingStore):
+class BaseDictionaryStore(ReservingStore):
     """A Store over something that holds bytes under names; a subclass says how.
 
     Three methods are needed: `_read`, `_write` and `_remove`. Those of many names have defaults
@@ -216,83 +195,6 @@ class BaseDictionaryStore(TaggingStore):
         if names:
             self._delete_prepared(names)
 
-    # -- for `get_or_create` ----------------------------------------------------------------------
-
-    _keeps_lifetimes = True
-
-    def _reserve_cell(self, name: str) -> tuple[bytes | None, Any]:
-        """Return what there is under a name, and a token of it for `_put_if`; None: it has none.
-
-        A subclass that can compare and set has a better one.
-
-        """
-        return self._read(name), None
-
-    def _put_if(self, prepared: Prepared, token: Any) -> bool:
-        """Store a record and its pointers if there still is what a token is of."""
-        raise NotImplementedError(f"{type(self).__name__} gives tokens, and has no _put_if()")
-
-    def _unreserve_cell(self, proof: Reservation) -> None:
-        """Take back what `_reserve_cell` left under a name, if it left something."""
-
-    def _reserve(self, address: Address) -> tuple[Any, Any]:
-        if address.names != index_of(address.klass).keys[0]:
-            # Where its record will be, only the object tells.
-            return super()._reserve(address)
-        name = address.name
-        cell, token = self._reserve_cell(name)
-        if cell is not None and cell[:1] == b"P":
-            found = self.get(address.klass, address.key)
-        elif cell is not None and self._invalidated({name: cell}, {}):
-            found = None
-        else:
-            found = self._found(address, {} if cell is None else {name: cell}, {}, {})
-        return found, Reservation(name, token)
-
-    def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
-        tags = self._tags_for([obj], tokens_now(self, [obj]))[id(obj)]
-        if tags is None:
-            # Who waits for it may have come after the invalidation.
-            if proof is not None:
-                self._unreserve_cell(proof)
-            return False
-        prepared = self._prepare(obj, tags)
-        if prepared.cell is None or (proof is not None and proof.token is BUSY):
-            return None
-        # An object of a subclass is elsewhere than was expected.
-        is_there = proof is not None and proof.name == prepared.name
-        if is_there and proof.token is not None:
-            return self._put_if(prepared, proof.token)
-        if not mutex.still_held():
-            return False
-        self._put_prepared([prepared])
-        if proof is not None and not is_there:
-            self._unreserve_cell(proof)
-        return True
-
-    def _unreserve(self, address: Address, proof: Any) -> None:
-        self._unreserve_cell(proof)
-
-    def _get_expired(self, address: Address, lifetime: Any) -> Any:
-        name = address.name
-        cell = self._read(name)
-        target = None if cell is None else pointer_of(cell)
-        if target is not None:
-            name, cell = target, self._read(target)
-        record = None if cell is None else payload_of(cell)
-        if cell is None or record is None or self._invalidated({name: cell}, {}):
-            return None
-        expires, payload = record
-        obj = coder.decode(self.encoding, self.old_encoding, self.keyspace, name, payload)
-        if not matches(obj, address):
-            return None
-        over = clock.now() - expires if expires else -1.0
-        if over >= 0:
-            life = lifetime_of(obj, self.lifetime_cb) if lifetime is None else remaining(lifetime)
-            if life is None or over >= life:
-                return None
-        return obj
-
     # -- how they do it ---------------------------------------------------------------------------
 
     def _names(self, obj: Any) -> tuple[str, tuple[str, ...]]:
@@ -414,22 +316,6 @@ def _is_pointer(cell: bytes | None) -> bool:
         return cell is not None and pointer_of(cell) is not None
     except DecodingError:
         return False
-
-
-class Reservation(NamedTuple):
-    """What shows that nobody has written a record since it was looked for.
-
-    :param name: of the record
-    :param token: for `_put_if`; None: nothing shows it
-
-    """
-
-    name: str
-    token: Any
-
-
-#: A token: somebody else is writing the record at this moment, so what is created is not stored.
-BUSY = object()
 
 
 def _targets(cells: Mapping[str, bytes]) -> dict[str, str]:

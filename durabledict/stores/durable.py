@@ -12,8 +12,9 @@ from ..errors import MISSING, DecodingError
 from ..locks import LEASE, Lease
 from ..memory import MemoryDict
 from .cells import new_token, pack_pointer
-from .dictionary import BaseDictionaryStore, Prepared, Writing, stale_pointers
+from .dictionary import BaseDictionaryStore, stale_pointers
 from .lifetime import LifetimeCallback
+from .reserving import Prepared, Writing
 
 __all__ = ["DurableDictStore"]
 

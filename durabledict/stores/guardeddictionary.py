@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from ..errors import DecodingError
 from .base import Key
 from .cells import Tags, is_record, pack_pointer, pointer_of
-from .dictionary import BaseDictionaryStore, Prepared, Writing
+from .dictionary import BaseDictionaryStore
 from .groups import ANY, Tokens, groups_named_by, has_sound_groups, may_have_groups
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address, index_of, locate_all, matches
+from .reserving import Prepared, Writing
 
 __all__ = ["GuardedDictionaryStore", "SettledCell", "checked_prefix"]
 

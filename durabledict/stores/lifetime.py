@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ..options import seconds
+from .keys import Address, matches
 
 __all__ = [
     "LifetimeCallback",
@@ -73,7 +74,7 @@ def lifetime_of(obj: object, callback: LifetimeCallback | None) -> float | None:
 
     """
     terms = _terms.get()
-    if terms is not None and terms.lifetime is not None and isinstance(obj, terms.klass):
+    if terms is not None and terms.lifetime is not None and matches(obj, terms.address):
         return terms.lifetime
     return None if callback is None else remaining(callback(obj))
 
@@ -81,13 +82,14 @@ def lifetime_of(obj: object, callback: LifetimeCallback | None) -> float | None:
 class Terms(NamedTuple):
     """What is said of one object while it is put, through however many layers.
 
-    :param klass: its class
+    :param address: the key that it was asked for by: another object that is put meanwhile, by a
+        callback or along with it, has not that
     :param lifetime: in seconds; None: what each layer's callback says
     :param keeps_expired: it is to be kept for one more lifetime, for `get_or_create` alone
 
     """
 
-    klass: type
+    address: Address
     lifetime: float | None
     keeps_expired: bool
 
@@ -110,7 +112,7 @@ def under(terms: Terms) -> Iterator[None]:
 def keeps_expired(obj: object) -> bool:
     """Whether an object that is being put is to be kept for one more lifetime."""
     terms = _terms.get()
-    return terms is not None and terms.keeps_expired and isinstance(obj, terms.klass)
+    return terms is not None and terms.keeps_expired and matches(obj, terms.address)
 
 
 def checked_callback(callback: LifetimeCallback | None) -> LifetimeCallback | None:

@@ -13,10 +13,10 @@ from ..basicencodings import PickleEncoding
 from ..locks import LEASE, Lease
 from . import lifetime as clock
 from .cells import is_marker, marker, new_token, pack_pointer
-from .dictionary import BUSY, Prepared, Reservation, Writing
 from .guarded import CREATION_LIFE, SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
 from .lifetime import LifetimeCallback
+from .reserving import BUSY, Prepared, Reservation, Writing
 
 try:
     from pymemcache import Client, HashClient, PooledClient

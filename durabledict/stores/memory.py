@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from .. import reading
 from ..locks import Mutex
-from ..stampcaches import call_after_fork
 from ..stamps import Stamp
 from .base import Key
 from .classstamps import ClassStamps
-from .expiring import expiring_entries
 from .groups import Tokens, all_groups_of, groups_of, may_have_groups, token_name, tokens_now
-from .guarded import CREATION_LIFE, SPOILED_LIFE, GuardedStore, Peeked, Settlement
+from .guarded import CREATION_LIFE, Peeked, Settlement
 from .keys import Address, addresses_of, entry_of, index_of, matches
 from .lifetime import LifetimeCallback, checked_callback, keeps_expired, lifetime_of
+from .memoryentries import NOBODYS, READERS, WRITERS, MemoryEntries
 from .memorygroups import MemoryGroups, Tagged, Token
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["ProcessMemoryStore"]
 
@@ -30,13 +24,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("durabledict.stores")
 
-#: Markers that are kept before those that have expired are looked for.
-MARKERS = 1000
 
-_WRITERS, _READERS, _NOBODYS = "writer", "reader", "nobody"
-
-
-class ProcessMemoryStore(GuardedStore):
+class ProcessMemoryStore(MemoryEntries):
     """Keeps objects in the memory of this process: a get returns the very object that was put.
 
     >>> class Foo:
@@ -87,23 +76,10 @@ class ProcessMemoryStore(GuardedStore):
         self._stamps = None if stamp is None else ClassStamps(stamp)
         # class -> the stamp under which its objects are kept
         self._known: dict[type, Stamp | None] = {}
-        # What is dropped while the lock is held: what it refers to is freed after that.
-        self._gone: list[Any] = []
-        # entry of a first key -> (object, entries of its other keys, when it is not for `get` any
-        # more, tokens of its groups, lifetime)
-        self._records: Any = {}
-        self._find: Callable[[Any], Any] = self._records.get
+        self._begin_empty()
         self._groups = MemoryGroups()
-        # token of a group -> entries of its records: so they need not be looked for
-        self._members: dict[Token, set[Any]] = {}
-        # entry of another key -> entry of the first
-        self._pointers: dict[Any, Any] = {}
-        # entry of a first key -> (who set it, proof, when it expires)
-        self._markers: dict[Any, tuple[str, object, float]] = {}
-        self._lock = threading.RLock()
         if lifetime_cb is not None or maxsize is not None:
             self._have_expire()
-        call_after_fork(self)
 
     def get(self, klass: type[T], key: Key) -> T | None:
         """Return the object, or None."""
@@ -172,14 +148,14 @@ class ProcessMemoryStore(GuardedStore):
 
     def _prepare(
         self, obj: Any, before: Tokens
-    ) -> tuple[Any, Any, tuple[Any, ...], tuple[Token, ...] | None, float | None]:
+    ) -> tuple[Any, Any, tuple[Any, ...], tuple[Token, ...] | None, float | None, bool]:
         lifetime = lifetime_of(obj, self.lifetime_cb)
         if lifetime is not None:
             self._have_expire()
         first, *others = [each.entry for each in addresses_of(obj, self.polymorphic)]
         tokens = self._groups.tokens_for(groups_of(obj), before)
         pointers = tuple(entry for entry in others if entry != first)
-        return first, obj, pointers, tokens, lifetime
+        return first, obj, pointers, tokens, lifetime, keeps_expired(obj)
 
     def _prepared_or_none(self, obj: Any, before: Tokens) -> Any:
         try:
@@ -188,80 +164,6 @@ class ProcessMemoryStore(GuardedStore):
             # The object is where it lasts already. That it is not cached is no reason to raise.
             logger.warning("%s: %s is not cached: %s", self, type(obj).__qualname__, error)
             return None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock; what was dropped meanwhile is freed after it (finalizers run code)."""
-        with self._lock:
-            yield
-            gone, self._gone = self._gone, []
-        del gone
-
-    def _have_expire(self) -> None:
-        """Keep objects from now on for as long as their lifetimes."""
-        with self._lock:
-            if type(self._records) is dict:
-                records = expiring_entries(self.maxsize, self._forget_pointers)
-                records.update(self._records)
-                self._records, self._find = records, self._find_living
-
-    def _find_living(self, entry: Any) -> Any:
-        record = self._find_kept(entry)
-        if record is not None and record[2] is not None and record[2] <= reading.monotonic():
-            return None  # kept for `get_or_create` alone
-        return record
-
-    def _find_kept(self, entry: Any) -> Any:
-        with self._lock:
-            try:
-                return self._records[entry]
-            except KeyError:
-                return None
-
-    def _store(
-        self,
-        entry: Any,
-        obj: Any,
-        pointers: tuple[Any, ...],
-        tokens: tuple[Token, ...] | None,
-        lifetime: float | None,
-    ) -> None:
-        self._remove(entry)
-        self._pointers.pop(entry, None)
-        if lifetime is not None and lifetime <= 0:
-            return
-        if tokens is None or not all(token.is_valid for token in tokens):
-            return
-        ends = None
-        if lifetime is not None and keeps_expired(obj):
-            ends, lifetime = reading.monotonic() + lifetime, 2 * lifetime
-        self._records[entry] = (obj, pointers, ends, tokens, lifetime)
-        for token in tokens:
-            self._members.setdefault(token, set()).add(entry)
-        for pointer in pointers:
-            # As where names are in a store: what stands there is replaced, a record too.
-            self._remove(pointer)
-            self._pointers[pointer] = entry
-
-    def _remove(self, entry: Any) -> None:
-        try:
-            record = self._records.pop(entry, None)
-        except KeyError:
-            record = None  # expired at this very moment
-        if record is not None:
-            self._forget_pointers(entry, record)
-
-    def _forget_pointers(self, entry: Any, record: Any) -> None:
-        self._gone.append(record)
-        for pointer in record[1]:
-            if self._pointers.get(pointer) == entry:
-                self._pointers.pop(pointer)
-        for token in record[3]:
-            members = self._members.get(token)
-            if members is not None:
-                members.discard(entry)
-                if not members:
-                    del self._members[token]
 
     # -- groups (rule 5.8) ------------------------------------------------------------------------
 
@@ -335,7 +237,7 @@ class ProcessMemoryStore(GuardedStore):
             for entry in [entry for entry in self._records if issubclass(entry[0], klass)]:
                 self._remove(entry)
             for entry, (kind, _, _) in list(self._markers.items()):
-                if kind != _NOBODYS and issubclass(entry[0], klass):
+                if kind != NOBODYS and issubclass(entry[0], klass):
                     del self._markers[entry]
             self._known[klass] = stamp
 
@@ -380,10 +282,10 @@ class ProcessMemoryStore(GuardedStore):
         with self._locked():
             now = reading.monotonic()
             was = self._marker(entry, now)
-            if was is not None and was[0] != _READERS:
+            if was is not None and was[0] != READERS:
                 return None, (entry, None)  # somebody is writing it
             proof = object()
-            self._set_marker(entry, _READERS, proof, now + CREATION_LIFE)
+            self._set_marker(entry, READERS, proof, now + CREATION_LIFE)
         return None, (entry, proof)
 
     def _put_reserved(self, obj: Any, proof: Any, mutex: Mutex) -> bool | None:
@@ -391,7 +293,7 @@ class ProcessMemoryStore(GuardedStore):
         if record[3] is None:
             # Who waits for it may have come after an invalidation.
             if proof is not None:
-                self._unreserve_entry(*proof)
+                self._take_marker(*proof)
             return False
         if record[4] is not None and record[4] <= 0:
             return None
@@ -400,28 +302,20 @@ class ProcessMemoryStore(GuardedStore):
                 return False
             self.batch_put([obj])
             if proof is not None:
-                self._unreserve_entry(*proof)
+                self._take_marker(*proof)
             return True
         if proof[1] is None:
             return None
         announcement = self._announce([obj])
         with self._locked():
-            own = self._unreserve_entry(*proof)
+            own = self._take_marker(*proof)
             if own:
                 self._store(*record)
         self._announced(announcement)
         return own
 
     def _unreserve(self, address: Address, proof: Any) -> None:
-        self._unreserve_entry(*proof)
-
-    def _unreserve_entry(self, entry: Any, proof: Any) -> bool:
-        with self._lock:
-            was = self._markers.get(entry)
-            if was is None or was[1] is not proof:
-                return False
-            del self._markers[entry]
-            return True
+        self._take_marker(*proof)
 
     def _get_expired(self, address: Address, lifetime: Any) -> Any:
         entry = address.entry
@@ -450,10 +344,10 @@ class ProcessMemoryStore(GuardedStore):
             for place in places:
                 proof = object()
                 was = self._marker(place, now)
-                if was is None or was[0] != _WRITERS:
+                if was is None or was[0] != WRITERS:
                     proofs[place] = proof
                 self._remove(place)
-                self._set_marker(place, _WRITERS, proof, now + life)
+                self._set_marker(place, WRITERS, proof, now + life)
         return proofs
 
     def _claim(self, places: Iterable[Any], life: float) -> dict[Any, Any]:
@@ -463,7 +357,7 @@ class ProcessMemoryStore(GuardedStore):
             for place in places:
                 if self._marker(place, now) is None and self._find(place) is None:
                     proofs[place] = proof = object()
-                    self._set_marker(place, _READERS, proof, now + life)
+                    self._set_marker(place, READERS, proof, now + life)
         return proofs
 
     def _settle(self, settlements: Iterable[Settlement], *, writes: bool) -> None:
@@ -498,24 +392,3 @@ class ProcessMemoryStore(GuardedStore):
             self._markers.clear()
         if self._stamps is not None:
             self._stamps.touch_all()
-
-    def _spoil_one(self, place: Any, now: float) -> None:
-        self._remove(place)
-        self._set_marker(place, _NOBODYS, object(), now + SPOILED_LIFE)
-
-    def _marker(self, entry: Any, now: float) -> tuple[str, object, float] | None:
-        found = self._markers.get(entry)
-        return found if found is not None and now < found[2] else None
-
-    def _set_marker(self, entry: Any, kind: str, proof: object, expires: float) -> None:
-        self._markers[entry] = (kind, proof, expires)
-        if len(self._markers) > MARKERS:
-            now = reading.monotonic()
-            living = {e: m for e, m in self._markers.items() if now < m[2]}
-            # Only if that helps: else each marker would cost a look at all of them.
-            if len(living) <= MARKERS // 2:
-                self._markers = living
-
-    def _after_fork(self) -> None:
-        # A thread that is no more may hold it.
-        self._lock = threading.RLock()

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from ..basicencodings import PickleEncoding
 from ..locks import LEASE, Lease
 from .cells import is_marker, marker, new_token, pack_pointer
-from .dictionary import BUSY, Prepared, Reservation, Writing, stale_pointers
+from .dictionary import stale_pointers
 from .guarded import CREATION_LIFE, SPOILED_LIFE
 from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
 from .lifetime import LifetimeCallback
+from .reserving import BUSY, Prepared, Reservation, Writing
 
 try:
     from redis import Redis
@@ -300,9 +301,11 @@ class RedisStore(GuardedDictionaryStore):
         name, pointers, cell, lifetime = prepared
         life = b"0" if lifetime is None else _milliseconds(lifetime)
         settling = run(self.prefix + name, SETTLE, token, cell or b"", life, b"", b"0")
-        leading = [self._set(pointer, pack_pointer(name), lifetime) for pointer in pointers]
-        if not self._pipe.ask([settling, *leading])[0]:
+        if not self._pipe.ask([settling])[0]:
             return False
+        if pointers:
+            # After it is known to be there: else they would lead away from what is another's.
+            self._write_many([(pointer, pack_pointer(name), lifetime) for pointer in pointers])
         stale = stale_pointers({name: token}, {name: pointers})
         if stale:
             self._remove_if(stale)

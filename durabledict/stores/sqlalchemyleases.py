@@ -74,7 +74,7 @@ class SqlLease(Lease):
             f"WHERE name = :name AND token = :token AND expires > {clock}"
         )
         self._look = text(
-            f"SELECT 1 FROM durabledict_locks_sql WHERE name = :name AND expires > {clock}"
+            f"SELECT token FROM durabledict_locks_sql WHERE name = :name AND expires > {clock}"
         )
 
     def __repr__(self) -> str:
@@ -97,14 +97,15 @@ class SqlLease(Lease):
         """Give the lock up: a DELETE."""
         return self._run(self._remove, token)
 
-    def is_held(self) -> bool:
-        """Whether anybody holds the lock: a SELECT."""
+    def holder(self) -> bytes | None:
+        """Return the token that holds the lock: a SELECT."""
         try:
             with self._engine.connect() as connection:
-                return connection.execute(self._look, {"name": self._name}).first() is not None
+                found = connection.execute(self._look, {"name": self._name}).scalar()
         except (OperationalError, ProgrammingError):
             self._make_table()
-            return False
+            return None
+        return None if found is None else bytes(found)
 
     def _run(self, statement: Any, token: bytes) -> bool:
         values = {"name": self._name, "token": token, "seconds": self.seconds}
