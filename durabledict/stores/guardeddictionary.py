@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import DecodingError
+from . import lifetime as clock
 from .base import Key
-from .cells import Tags, is_record, pack_pointer, pointer_of
+from .cells import Tags, is_record, pack_pointer, payload_of, pointer_of
 from .dictionary import BaseDictionaryStore
 from .groups import ANY, Tokens, groups_named_by, has_sound_groups, may_have_groups
 from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address, index_of, locate_all, matches
 from .reserving import Prepared, Writing
 
-__all__ = ["GuardedDictionaryStore", "SettledCell", "checked_prefix"]
+__all__ = ["Expired", "GuardedDictionaryStore", "SettledCell", "checked_prefix", "has_expired"]
 
 logger = logging.getLogger("durabledict.stores")
 
@@ -46,6 +47,27 @@ class SettledCell(NamedTuple):
     cell: bytes | None
     lifetime: float | None
     proof: Any
+
+
+class Expired(NamedTuple):
+    """The proof of a record that has expired, and is kept for those who create it anew.
+
+    A reader may put what is below in its place, and leaves it where there is nothing.
+
+    :param proof: as of a marker
+
+    """
+
+    proof: Any
+
+
+def has_expired(cell: bytes) -> bool:
+    """Whether a cell is a record that has expired."""
+    try:
+        found = payload_of(cell)
+    except DecodingError:
+        return False
+    return found is not None and bool(found[0]) and found[0] <= clock.now()
 
 
 class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
@@ -85,7 +107,11 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
     def _read_or_claim(
         self, names: Sequence[str], life: float
     ) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """Return what there is, and the proofs of readers' markers put where there is nothing."""
+        """Return what there is, and the proofs of readers' markers put where there is nothing.
+
+        Where there is a record that has expired, its own proof, as `Expired`.
+
+        """
 
     @abstractmethod
     def _settle_cells(
@@ -185,6 +211,10 @@ class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
         tags = self._tags_as_of(told)
         for place, obj, proof, gone, _ in told:
             prepared = None if obj is None else self._prepared_or_none(obj, tags[id(obj)])
+            if isinstance(proof, Expired):
+                if prepared is None or prepared.cell is None:
+                    continue
+                proof = proof.proof
             if prepared is None or prepared.cell is None:
                 settled.append(SettledCell(place, None, None, proof))
             else:

@@ -14,7 +14,13 @@ from ..locks import LEASE, Lease
 from . import lifetime as clock
 from .cells import is_marker, marker, new_token, pack_pointer
 from .guarded import CREATION_LIFE, SPOILED_LIFE
-from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
+from .guardeddictionary import (
+    Expired,
+    GuardedDictionaryStore,
+    SettledCell,
+    checked_prefix,
+    has_expired,
+)
 from .lifetime import LifetimeCallback
 from .reserving import BUSY, Prepared, Reservation, Writing
 
@@ -196,12 +202,15 @@ class MemcacheStore(GuardedDictionaryStore):
         self, names: Sequence[str], life: float
     ) -> tuple[dict[str, bytes], dict[str, Any]]:
         replies = self._ask(names, lambda key, name: [b"mg %b v c N%d\r\n" % (key, _ttl(life))])
-        cells, proofs = {}, {}
+        cells: dict[str, bytes] = {}
+        proofs: dict[str, Any] = {}
         for name, (reply,) in replies.items():
             if b"W" in reply.flags:
                 proofs[name] = reply.flags[b"c"]
             elif reply.status == b"VA" and not is_marker(reply.value):
                 cells[name] = reply.value
+                if has_expired(reply.value):
+                    proofs[name] = Expired(reply.flags[b"c"])
         return cells, proofs
 
     def _settle_cells(

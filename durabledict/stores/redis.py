@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
 from ..locks import LEASE, Lease
-from .cells import is_marker, marker, new_token, pack_pointer
+from .cells import is_marker, marker, new_token, pack_pointer, record_of
 from .dictionary import stale_pointers
 from .guarded import CREATION_LIFE, SPOILED_LIFE
-from .guardeddictionary import GuardedDictionaryStore, SettledCell, checked_prefix
+from .guardeddictionary import (
+    Expired,
+    GuardedDictionaryStore,
+    SettledCell,
+    checked_prefix,
+    has_expired,
+)
 from .lifetime import LifetimeCallback
 from .reserving import BUSY, Prepared, Reservation, Writing
 
@@ -252,11 +258,17 @@ class RedisStore(GuardedDictionaryStore):
                 for name, token in tokens.items()
             ]
         )
-        told = dict(zip(tokens, replies, strict=True))
-        return (
-            {name: cell for name, cell in told.items() if not is_marker(cell)},
-            {name: _Proof(token, ()) for name, token in tokens.items() if told[name] == token},
-        )
+        cells: dict[str, bytes] = {}
+        proofs: dict[str, Any] = {}
+        for (name, token), found in zip(tokens.items(), replies, strict=True):
+            if found == token:
+                proofs[name] = _Proof(token, ())
+            elif not is_marker(found):
+                cells[name] = found
+                if has_expired(found):
+                    record = record_of(found)
+                    proofs[name] = Expired(_Proof(found, record.pointers if record else ()))
+        return cells, proofs
 
     def _settle_cells(
         self,
