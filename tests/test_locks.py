@@ -389,3 +389,43 @@ def test_postgres_is_asked_for_its_own_clock(postgres_server: PostgresServer) ->
             ).one()
         assert 0 < left <= 30
         assert lease.release(b"1" * 16)
+
+
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ"])
+def test_who_comes_second_in_a_strict_database_gets_no_error(
+    level: Any, postgres_server: PostgresServer
+) -> None:
+    """Its UPDATE waits for the row that another one takes, whatever the engine's isolation is."""
+    url = postgres_url(postgres_server, "postgres")
+    engine = sqlalchemy.create_engine(url, isolation_level=level)
+    lease = SqlAlchemyStore(engine=engine)._lease(level, 0.001)
+    assert lease.acquire(b"1" * 16)
+    wait_until(lambda: not lease.is_held(), "it has expired")
+    update = "UPDATE durabledict_locks_sql SET expires = expires + 60 WHERE name = :name"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND query LIKE 'UPDATE durabledict_locks_sql%'"
+    )
+    found: list[Any] = []
+
+    def second() -> None:
+        try:
+            found.append(lease.acquire(b"2" * 16))
+        except Exception as error:
+            found.append(error)
+
+    with engine.connect() as first, engine.connect() as looking:
+        first.execute(sqlalchemy.text(update), {"name": vars(lease)["_name"]})
+        thread = threading.Thread(target=second)
+        thread.start()
+
+        def waits() -> bool:
+            number = looking.execute(sqlalchemy.text(waiting)).scalar()
+            looking.rollback()
+            return number == 1
+
+        wait_until(waits, "the second one waits")
+        first.commit()
+        thread.join(30)
+    assert found == [False]
+    engine.dispose()

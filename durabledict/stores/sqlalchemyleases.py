@@ -56,6 +56,9 @@ class SqlLease(Lease):
 
     def __init__(self, seconds: float, identity: Hashable, engine: Engine, name: str) -> None:
         super().__init__(seconds, identity)
+        if engine.dialect.name != "sqlite":
+            # In a stricter one, which the engine may have, who comes second gets an error.
+            engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._engine = engine
         self._name = name
         clock = CLOCKS[engine.dialect.name]
