@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,17 @@ from durabledict.testing.things import Thing
 from .servers import wait_until
 from .sqlmodels import Word
 
-__all__ = ["DICTS", "KINDS", "STORES", "Journal", "Processes", "create", "opened", "stall_all"]
+__all__ = [
+    "DICTS",
+    "KINDS",
+    "STORES",
+    "Journal",
+    "Processes",
+    "create",
+    "opened",
+    "stall_all",
+    "wait_all",
+]
 
 DICTS = ("SqliteDict", "RedisDict", "ZookeeperDict", "ModelDict")
 STORES = ("MemcacheStore", "RedisStore", "SQLite", "PostgreSQL", "DurableDictStore", "ChainedStore")
@@ -178,6 +189,38 @@ def stall(kind: str, where: dict[str, str], folder: Path) -> None:
         create(kind, owner, creator)
 
 
+def wait_all(where: dict[str, str], folder: Path) -> dict[str, str]:
+    """Begin to create, over each store, with short leases; return what became of it.
+
+    The creators end when they are told to; this process is stopped meanwhile.
+
+    """
+    found: dict[str, str] = {}
+
+    def create_late(kind: str) -> None:
+        journal = Journal(folder, kind)
+
+        def creator() -> str:
+            journal.note("begins")
+            journal.wait_for("go on")
+            return "old"
+
+        with opened(kind, where) as owner:
+            make = owner._lease
+            replace(owner, "_lease", lambda name, *seconds: make(name, SHORT))
+            try:
+                found[kind] = create(kind, owner, creator)
+            except Exception as error:
+                found[kind] = repr(error)
+
+    threads = [threading.Thread(target=create_late, args=(kind,)) for kind in KINDS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
 def _serve(requests: Any) -> None:
     while True:
         try:
@@ -218,6 +261,17 @@ class Processes:
     def start(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Begin to run a function in the first of them."""
         self._ends[0].send((function, arguments))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the first of them."""
+        os.kill(self._running[0].pid, number)
+
+    def answer(self) -> Any:
+        """Return what the function has returned that was started."""
+        assert self._ends[0].poll(90), "the process hangs"
+        good, outcome = self._ends[0].recv()
+        assert good, outcome
+        return outcome
 
     def kill(self) -> None:
         """Kill the first of them, and forget it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .creations import KINDS, Journal, Processes, create, one_of_many, opened, stall_all
+from .creations import KINDS, Journal, Processes, create, one_of_many, opened, stall_all, wait_all
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .sqlmodels import Base, postgres_url
@@ -71,6 +72,29 @@ def test_one_of_eight_processes_creates(
     assert found[0].startswith("by ")
     with opened(kind, where) as owner:
         assert create(kind, owner, lambda: "not there") == found[0]
+
+
+def test_a_creator_that_is_stopped_for_longer_than_its_lease_overwrites_nothing(
+    where: dict[str, str], tmp_path: Path, processes: Processes
+) -> None:
+    """Over each store: it gets its own value back, and what is younger stays."""
+    processes.start(wait_all, where, tmp_path)
+    journals = {kind: Journal(tmp_path, kind) for kind in KINDS}
+    for journal in journals.values():
+        journal.wait_for("begins")
+    processes.send(signal.SIGSTOP)
+    try:
+        for kind in KINDS:
+            with opened(kind, where) as owner:
+                assert create(kind, owner, lambda: "young") == "young"
+        for journal in journals.values():
+            journal.note("go on")
+    finally:
+        processes.send(signal.SIGCONT)
+    assert processes.answer() == dict.fromkeys(KINDS, "old")
+    for kind in KINDS:
+        with opened(kind, where) as owner:
+            assert create(kind, owner, lambda: "not there") == "young", kind
 
 
 def test_a_creator_that_is_killed_costs_the_others_its_lease(

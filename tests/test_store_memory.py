@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durabledict.stores import ProcessMemoryStore, ThreadLocalStore, memory
+from durabledict.stores import ProcessMemoryStore, ThreadLocalStore, memoryentries
 from durabledict.stores.guarded import Settlement
 from durabledict.stores.keys import locate
 from durabledict.testing import StoreSuite
@@ -117,7 +117,7 @@ def test_a_callback_that_fails_while_a_chain_fills_leaves_nothing() -> None:
 
 
 def test_markers_of_killed_writers_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MARKERS", 10)
+    monkeypatch.setattr(memoryentries, "MARKERS", 10)
     with StoreSuite().clocks() as clock:
         store = ProcessMemoryStore()
         for number in range(100):
