@@ -174,9 +174,13 @@ def _create_locked(target: Target, creator: Callable[[], Any], mutex: Mutex) -> 
         return found, Outcome.STORED
     try:
         created = creator()
+        if mutex.token is None:
+            # A child that was forked meanwhile: the lock, and what was reserved, are its parent's.
+            return created, Outcome.NONE
         value, outcome = target.store(created, mutex)
     except BaseException:
-        _abandon(target)
+        if mutex.token is not None:
+            _abandon(target)
         raise
     if outcome is not Outcome.STORED:
         _abandon(target)

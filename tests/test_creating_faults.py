@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -188,6 +189,32 @@ def test_a_creator_that_is_interrupted_leaves_nothing_behind(
         assert d.get_or_compute("k", lambda: 1, timeout=0) == 1
     assert not creating._flights
     assert not locks._threads
+
+
+@pytest.mark.parametrize("end", ["returns", "raises"])
+def test_a_child_that_is_forked_in_a_creator_leaves_all_to_its_parent(
+    end: str, memcached: MemcacheStore
+) -> None:
+    """It stores nothing, and does not take away what its parent has reserved."""
+    parent = os.getpid()
+
+    def creator() -> Thing:
+        child = os.fork()
+        if child == 0 and end == "raises":
+            raise SystemExit
+        if child != 0:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return Thing(1, value="parent's" if child != 0 else "child's")
+
+    try:
+        made = memcached.get_or_create(Thing, KEY, creator)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+    assert made is not None
+    found = memcached.get(Thing, KEY)
+    assert found is not None
+    assert found.value == made.value == "parent's"
 
 
 # -- a store that is down -------------------------------------------------------------------------
