@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from durabledict import MemoryDict, SqliteDict, creating
+from durabledict import MemoryDict, RedisDict, SqliteDict, creating
 from durabledict.locks import Mutex
 from durabledict.stores import (
     BaseStore,
@@ -215,6 +215,20 @@ def test_a_marker_of_a_creator_that_is_gone_is_in_nobodys_way(
     assert store.get_or_create(Thing, KEY, lambda: Thing(1)) == Thing(1)
     assert store.get(Thing, KEY) is None
     assert marker(b"F") != marker(b"F")
+
+
+def test_a_get_of_a_manual_dict_finds_what_others_have_created(redis_client: Any) -> None:
+    """Once it was found under the lock: else each call would ask for the lock again."""
+    with RedisDict[Any, Any]("x", redis_client) as d:
+        DurableDictStore(d).put(Thing(1))
+        assert len(d) == 2
+        with RedisDict[Any, Any]("x", redis_client, autosync=False) as manual:
+            store = DurableDictStore(manual)
+            manual.sync()
+            DurableDictStore(d).put(Thing(2, name="y"))
+            assert store.get(Thing, {"id": 2}) is None
+            assert store.get_or_create(Thing, {"id": 2}, lambda: None) == Thing(2, name="y")
+            assert store.get(Thing, {"id": 2}) == Thing(2, name="y")
 
 
 def test_a_creator_leaves_nothing_behind_that_raises(

@@ -91,7 +91,11 @@ class DurableDictStore(BaseDictionaryStore):
         cell, proof = self._dict._fetch(name)
         if isinstance(cell, Undecodable):
             raise cell.error.with_traceback(None)
-        return (cell if isinstance(cell, bytes) else None), (cell, proof)
+        found = cell if isinstance(cell, bytes) else None
+        if found is not None and dict.get(self._dict, name) != found:
+            # Gets of a manual dict do not ask: they are to see it, too.
+            self._dict._catch_up()
+        return found, (cell, proof)
 
     def _put_if(self, prepared: Prepared, token: Any) -> bool:
         before, proof = token
