@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -584,3 +586,36 @@ def test_stores_of_this_process_have_it_too() -> None:
     assert region.get("k") == 1
     region.invalidate()
     assert region.get("k") is NO_VALUE
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_a_forked_child_does_not_wait_for_a_creator_of_its_parent(distributed: bool) -> None:
+    """Neither where another thread creates, nor where the creator itself has forked."""
+    arguments = {"dict": MemoryDict[Any, Any](), "distributed_lock": distributed}
+    region = make_region().configure("durabledict.dict", arguments=arguments)
+    begun, end = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        begun.set()
+        end.wait(30)
+        return 1
+
+    def forking() -> int:
+        child = os.fork()
+        return 2 if child == 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    thread = threading.Thread(target=region.get_or_create, args=("slow", slow))
+    thread.start()
+    begun.wait(30)
+    parent, made = os.getpid(), None
+    try:
+        made = region.get_or_create("forks", forking)
+        if os.getpid() != parent:
+            signal.alarm(5)  # which kills it
+            made = region.get_or_create("slow", lambda: 3)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0 if made == 3 else 1)
+        end.set()
+        thread.join()
+    assert made == 0

@@ -20,6 +20,7 @@ from dogpile.cache.region import RegionInvalidationStrategy
 
 from ..base import DurableDict
 from ..locks import Mutex
+from ..stampcaches import call_after_fork
 from ..stores.base import BaseStore
 from ..stores.chained import ChainedStore
 from .dogpilerecords import CacheRecord, Entry, check_record
@@ -250,6 +251,14 @@ class CreationMutex(CacheMutex):
         self._lock = lock
         self._begin = begin
         self._end = end
+        self._is_inherited = False
+        if not isinstance(lock, Mutex):  # which sees to it itself
+            call_after_fork(self)
+
+    def _after_fork(self) -> None:
+        # The thread that holds it has stayed in the parent. dogpile knows this very object there.
+        self._is_inherited = self._lock.locked()
+        self._lock = threading.Lock()
 
     def acquire(self, wait: bool = True) -> bool:
         """Take the lock; tell whether it was taken."""
@@ -264,6 +273,9 @@ class CreationMutex(CacheMutex):
 
     def release(self) -> None:
         """Give the lock up."""
+        if self._is_inherited and not self._lock.locked():
+            self._is_inherited = False
+            return
         self._end()
         self._lock.release()
 
