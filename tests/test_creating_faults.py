@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -16,7 +15,7 @@ import redis
 
 from durabledict import MemoryDict, RedisDict, SqliteDict, ZookeeperDict, creating, locks, renewals
 from durabledict.cacheleases import MemcachedLease
-from durabledict.locks import Mutex, ProcessLease
+from durabledict.locks import Mutex
 from durabledict.stores import (
     ChainedStore,
     DurableDictStore,
@@ -26,6 +25,7 @@ from durabledict.stores import (
     ShoveStore,
     SqlAlchemyStore,
 )
+from durabledict.stores.keys import locate
 from durabledict.testing.things import Thing
 from durabledict.testing.tools import in_thread
 
@@ -118,11 +118,10 @@ def test_reentry_by_another_client_is_an_error_and_no_deadlock(
 
         with pytest.raises(RuntimeError, match="this very thread"):
             create(one, lambda: create(two, lambda: None))
-        if hasattr(one, "_lease"):
-            with Mutex(one._lease("x")), pytest.raises(RuntimeError, match="this very thread"):
-                Mutex(two._lease("x")).acquire(timeout=3)
-            with Mutex(one._lease("x")):
-                assert not in_thread(lambda: Mutex(two._lease("x")).acquire(timeout=0.01))
+        with Mutex(one._lease("x")), pytest.raises(RuntimeError, match="this very thread"):
+            Mutex(two._lease("x")).acquire(timeout=3)
+        with Mutex(one._lease("x")):
+            assert not in_thread(lambda: Mutex(two._lease("x")).acquire(timeout=0.01))
     assert not locks._threads
 
 
@@ -191,6 +190,7 @@ def test_a_creator_that_is_interrupted_leaves_nothing_behind(
     assert not locks._threads
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("end", ["returns", "raises"])
 def test_a_child_that_is_forked_in_a_creator_leaves_all_to_its_parent(
     end: str, memcached: MemcacheStore
@@ -394,7 +394,7 @@ def test_what_is_kept_for_creators_alone_is_in_no_readers_way(
         last.things.clear()
         assert chain.get(Thing, key) is None
         # What is there for those who create it anew was not taken away.
-        assert cache._get_expired(creation_address(), 100) is not None
+        assert cache._get_expired(locate(Thing, KEY), 100) is not None
         last.put(Thing(1, name="x", value="new"))
         for _ in range(3):
             found = chain.get(Thing, key)
@@ -409,14 +409,3 @@ class ByAnyKey(SixMethods):
             if all(getattr(obj, name) == value for name, value in key.items()):
                 return obj
         return None
-
-
-def creation_address() -> Any:
-    from durabledict.stores.keys import locate
-
-    return locate(Thing, KEY)
-
-
-def test_all_is_logged_where_the_library_logs() -> None:
-    assert creating.logger is logging.getLogger("durabledict.locks")
-    assert ProcessLease(object(), "x").holder() is None

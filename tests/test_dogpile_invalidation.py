@@ -588,6 +588,7 @@ def test_stores_of_this_process_have_it_too() -> None:
     assert region.get("k") is NO_VALUE
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("distributed", [False, True])
 def test_a_forked_child_does_not_wait_for_a_creator_of_its_parent(distributed: bool) -> None:
     """Neither where another thread creates, nor where the creator itself has forked."""
