@@ -19,7 +19,7 @@ from .changes import Commit, Undecodable
 from .errors import MISSING, ConflictError, Missing
 
 if TYPE_CHECKING:
-    from .base import DurableDict
+    from .writing import WritableCopy
 
 __all__ = ["compare_and_set", "compute", "edit", "pop", "rewrite", "setdefault"]
 
@@ -33,7 +33,7 @@ IMMUTABLE = (
 )  # fmt: skip
 
 
-def _fetched(durable: DurableDict[Any, Any], key: Any) -> tuple[Any, Any]:
+def _fetched(durable: WritableCopy[Any, Any], key: Any) -> tuple[Any, Any]:
     durable._require_open()
     value, proof = durable._fetch(key)
     if isinstance(value, Undecodable):
@@ -41,16 +41,18 @@ def _fetched(durable: DurableDict[Any, Any], key: Any) -> tuple[Any, Any]:
     return value, proof
 
 
-def _private(durable: DurableDict[Any, Any], value: Any) -> Any:
+def _private(durable: WritableCopy[Any, Any], value: Any) -> Any:
     """Return a value that the caller's function may change: a copy, where it is not one already."""
     return copy.deepcopy(value) if getattr(durable.encoding, "aliases", False) else value
 
 
-def _set_if(durable: DurableDict[K, V], key: K, value: V | Missing, proof: Any) -> Any:
+def _set_if(durable: WritableCopy[K, V], key: K, value: V | Missing, proof: Any) -> Any:
     return durable._write(durable._compare_and_set, key, value, proof, conditional=True)
 
 
-def compare_and_set(durable: DurableDict[K, V], key: K, old: V | Missing, new: V | Missing) -> bool:
+def compare_and_set(
+    durable: WritableCopy[K, V], key: K, old: V | Missing, new: V | Missing
+) -> bool:
     """See `DurableDict.compare_and_set`."""
     while True:
         value, proof = _fetched(durable, key)
@@ -71,7 +73,7 @@ def compare_and_set(durable: DurableDict[K, V], key: K, old: V | Missing, new: V
 
 
 def compute(
-    durable: DurableDict[K, V],
+    durable: WritableCopy[K, V],
     key: K,
     function: Callable[[Any], V | Missing],
     default: Any,
@@ -89,7 +91,7 @@ def compute(
 
 
 @contextmanager
-def edit(durable: DurableDict[K, V], key: K) -> Iterator[V]:
+def edit(durable: WritableCopy[K, V], key: K) -> Iterator[V]:
     """See `DurableDict.edit`."""
     value, proof = _fetched(durable, key)
     if isinstance(value, Missing):
@@ -106,7 +108,7 @@ def edit(durable: DurableDict[K, V], key: K) -> Iterator[V]:
         raise ConflictError(f"somebody else wrote key {key!r} while it was edited; try again")
 
 
-def setdefault(durable: DurableDict[K, V], key: K, default: V) -> Commit[K, V]:
+def setdefault(durable: WritableCopy[K, V], key: K, default: V) -> Commit[K, V]:
     """Add a key if it is not there: the default of `DurableDict._setdefault`."""
     while True:
         value, proof = _fetched(durable, key)
@@ -118,7 +120,7 @@ def setdefault(durable: DurableDict[K, V], key: K, default: V) -> Commit[K, V]:
             return Commit(commit.before, commit.after, commit.written, value=stored)
 
 
-def pop(durable: DurableDict[K, V], key: K) -> Commit[K, V]:
+def pop(durable: WritableCopy[K, V], key: K) -> Commit[K, V]:
     """Take a key away and return what it held: the default of `DurableDict._pop`."""
     while True:
         value, proof = _fetched(durable, key)
@@ -129,7 +131,7 @@ def pop(durable: DurableDict[K, V], key: K) -> Commit[K, V]:
             return Commit(commit.before, commit.after, removed=commit.removed, value=value)
 
 
-def rewrite(durable: DurableDict[K, V], key: K) -> bool:
+def rewrite(durable: WritableCopy[K, V], key: K) -> bool:
     """Store the value of a key once more, in the current encoding; return False when it is gone."""
     while True:
         value, proof = _fetched(durable, key)

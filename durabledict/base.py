@@ -1,32 +1,29 @@
 """`DurableDict`: a dict whose contents live in a store that many processes share.
 
-Who writes a backend reads this module and one backend. The first half of the class is what users
-call; from "what a backend supplies" on it is what a backend writes: four methods make a working
-dict, the others make it faster or safer. The layers below are `localcopy` (the entries in this
-process), `syncing` (when they are compared with the store) and `reading` (how reads check).
+Who writes a backend reads this module and one backend: from "what a backend supplies" on, four
+methods make a working dict, the others make it faster or safer. The layers below are `localcopy`
+(the entries in this process), `syncing` (when they are compared with the store), `reading` (how
+reads check) and `writing` (what users call to write).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from . import atomic, coder, forking, reading
 from .changes import Changes, Commit, Undecodable, chained, differs
-from .computing import compute_missing
-from .creating import checked_timeout
 from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, EncoderError, EncodingError, Missing
 from .keys import canonical_key
 from .localcopy import LocalCopy
 from .locks import LEASE, Lease, ProcessLease
 from .options import seconds
-from .syncing import SyncedCopy
 from .watch import Watch
+from .writing import WritableCopy
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,7 +46,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 
-class DurableDict(SyncedCopy[K, V], Generic[K, V]):
+class DurableDict(WritableCopy[K, V], Generic[K, V]):
     """A dict backed by a durable store; subclass it to write a backend.
 
     Looking up: ``d[k]``, ``get``, ``in``, ``len``, iteration, ``keys``, ``values``, ``items``,
@@ -121,279 +118,6 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             if self.on_outage == "raise":
                 raise
             self._report_outage(error)
-
-    # -- writing ------------------------------------------------------------------------------
-
-    def __setitem__(self, key: K, value: V) -> None:
-        """Set ``d[key]`` in the store, then here. One round trip.
-
-        The local copy holds what was stored: the value decoded from its payload, so that later
-        changes to `value` itself are not mistaken for stored ones.
-
-        :raises TypeError: a key of a class that cannot be stored; nothing was sent
-        :raises EncodingError: a value that cannot be encoded; nothing was sent
-        :raises Exception: the driver's own. When the outcome is unknown, the next read reloads
-
-        """
-        self._write(self._persist, self._canonical(key), value)
-
-    def __delitem__(self, key: K) -> None:
-        """Remove ``d[key]`` from the store, then here. One round trip.
-
-        :raises KeyError: the store holds no such key
-
-        """
-        key = self._canonical(key)
-        commit = self._write(self._remove, key)
-        if isinstance(commit, Commit) and key not in commit.removed:
-            raise KeyError(key)
-
-    def _remove(self, key: K) -> object:
-        if not self._has_compare_and_set():
-            # depersist() of a four-method class does not say whether the key was there.
-            self._compare()
-            if self._store_side(key) is MISSING and key not in self._undecodable:
-                raise KeyError(key)
-        return self.depersist(key)
-
-    def update(self, other: Any = (), /, **named: V) -> None:
-        """Set many keys in one commit, as `dict.update` takes them. One round trip.
-
-        :raises TypeError: a key of a class that cannot be stored; nothing was sent
-        :raises EncodingError: a value that cannot be encoded; nothing was sent
-
-        """
-        entries = self._entries(other, named)
-        self._require_open()
-        if entries:
-            self._write(self.persist_many, entries)
-
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict's has overloads
-        """Set many keys in one commit: ``d |= other`` is ``d.update(other)``."""
-        self.update(other)
-        return self
-
-    def replace_all(self, mapping: Mapping[K, V]) -> None:
-        """Make the contents equal to `mapping`, in one commit of the difference.
-
-        No reader ever sees an empty dict in between. One round trip.
-
-        """
-        self._write(self._replace_all, self._entries(mapping, {}))
-
-    def clear(self) -> None:
-        """Remove every key from the store, also those this process has not heard of yet."""
-        self._write(self._replace_all, {})
-
-    @overload
-    def setdefault(self, key: K) -> V | None: ...
-    @overload
-    def setdefault(self, key: K, default: V) -> V: ...
-    def setdefault(self, key: K, default: Any = None) -> Any:
-        """Return ``d[key]``; where there is none, store `default` first, atomically.
-
-        One comparison when the key is there; else one comparison and the write.
-
-        :raises DecodingError: the key is there and its payload cannot be decoded
-
-        """
-        key = self._canonical(key)
-        self._require_open()
-        self._sync_for_write()
-        # The very object of the local copy, as `dict.setdefault` returns it.
-        value = self._seen(key)
-        if value is not MISSING:
-            return value
-        commit = self._write(self._setdefault, key, default)
-        return self._value_of(commit)
-
-    @overload
-    def pop(self, key: K, /) -> V: ...
-    @overload
-    def pop(self, key: K, default: V | D, /) -> V | D: ...
-    def pop(self, key: K, /, *default: Any) -> Any:
-        """Remove `key` and return the value that the store held, atomically.
-
-        :param default: returned when there is no such key; without it that is a `KeyError`
-        :raises DecodingError: the key is there and its payload cannot be decoded
-
-        """
-        if len(default) > 1:
-            raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
-        key = self._canonical(key)
-        try:
-            commit = self._write(self._pop_there, key)
-        except _AbsentError:
-            if dict.__contains__(self, key):
-                self._catch_up()
-            if default:
-                return default[0]
-            raise KeyError(key) from None
-        return self._value_of(commit)
-
-    def _pop_there(self, key: K) -> Any:
-        """Call `_pop`, whose KeyError is not to be mixed up with one of the sync after it."""
-        try:
-            return self._pop(key)
-        except KeyError as error:
-            raise _AbsentError(key) from error
-
-    def popitem(self) -> tuple[K, V]:
-        """Remove some item, the newest one this process knows of, and return it, atomically.
-
-        :raises KeyError: the dict is empty
-
-        """
-        self._require_open()
-        gone: set[K] = set()
-        while True:
-            self._sync_for_write()
-            key = self._newest(gone)
-            if isinstance(key, Missing):
-                raise KeyError("popitem(): the dictionary is empty")
-            value: V | Missing = self.pop(key, MISSING)
-            if not isinstance(value, Missing):
-                return key, value
-            # Somebody else was faster, or `override` shows a key that the store does not hold.
-            gone.add(key)
-
-    def migrate(self) -> int:
-        """Store every value once more, in the current encoding; return how many.
-
-        Costs one read and one commit a key. It may run while others write, and again after it
-        was stopped: a key that somebody else writes meanwhile keeps what they wrote (but in a
-        backend without `_compare_and_set`). Undecodable keys are left as they are.
-
-        :raises EncodingError: the current encoding does not take the value of some key, the first
-            of which it names. It is raised at the end: all other keys are stored anew
-
-        """
-        self.sync(force=True)
-        count = 0
-        refused: EncodingError | None = None
-        shown = dict.fromkeys([*self._keys(), *self._covered])
-        for key in [key for key in shown if self._store_side(key) is not MISSING]:
-            try:
-                count += self._rewrite(key)
-            except EncodingError as error:
-                refused = refused or error
-            except DecodingError:
-                continue  # written since by somebody whose values this process cannot read
-        if refused is not None:
-            raise refused
-        return count
-
-    def _rewrite(self, key: K) -> bool:
-        """Store the value of a key once more; return False when it is gone."""
-        if self._has_compare_and_set():
-            return atomic.rewrite(self, key)
-        value = self._store_side(key)
-        if isinstance(value, Missing):
-            return False
-        self._write(self._persist, key, value)
-        return True
-
-    # -- read-modify-write --------------------------------------------------------------------
-
-    def compare_and_set(self, key: K, old: V | Missing, new: V | Missing) -> bool:
-        """Set `key` to `new` if the store holds a value equal to `old`; tell whether it did.
-
-        One read and one write. `MISSING` as `old` means that the key must not be there, as `new`
-        that it is to be removed.
-
-        >>> from durabledict import MISSING, MemoryDict
-        >>> d = MemoryDict()
-        >>> d.compare_and_set("leader", MISSING, "a"), d.compare_and_set("leader", "b", "c")
-        (True, False)
-
-        :raises NotImplementedError: the backend has no `_compare_and_set`
-
-        """
-        return atomic.compare_and_set(self, self._canonical(key), old, new)
-
-    @overload
-    def compute(self, key: K, function: Callable[[Any], V], default: Any = MISSING) -> V: ...
-    @overload
-    def compute(
-        self, key: K, function: Callable[[Any], V | Missing], default: Any = MISSING
-    ) -> V | Missing: ...
-    def compute(
-        self, key: K, function: Callable[[Any], V | Missing], default: Any = MISSING
-    ) -> V | Missing:
-        """Set `key` to ``function(value)``, as often as it takes; return what was stored.
-
-        One read and one write, again for each time that somebody else wrote in between. So
-        the function may run several times, and has no side effects; no lock is held meanwhile.
-
-        >>> from durabledict import MemoryDict
-        >>> d = MemoryDict()
-        >>> d.compute("hits", lambda hits: hits + 1, default=0)
-        1
-
-        :param function: gets the value, which it may change, and returns the new one, or
-            `MISSING` to remove the key
-        :param default: what the function gets when the key is not there
-        :raises NotImplementedError: the backend has no `_compare_and_set`
-
-        """
-        return atomic.compute(self, self._canonical(key), function, default)
-
-    def edit(self, key: K) -> AbstractContextManager[V]:
-        """Change a mutable value in place: ``with d.edit("tags") as tags: tags.append("new")``.
-
-        The body gets a private copy, which is stored when it ends; when it raises, nothing is.
-
-        :raises KeyError: there is no such key
-        :raises ConflictError: somebody else wrote the key meanwhile; nothing was stored
-        :raises TypeError: the value cannot be changed in place; use `compute`
-        :raises NotImplementedError: the backend has no `_compare_and_set`
-
-        """
-        return atomic.edit(self, self._canonical(key))
-
-    def get_or_compute(
-        self,
-        key: K,
-        creator: Callable[[], V],
-        *,
-        timeout: float | timedelta | None = None,
-        lease: float | timedelta = LEASE,
-    ) -> V:
-        """Return ``d[key]``; where there is none, store what `creator` returns, and return that.
-
-        Of all who find nothing one calls its creator, and the others wait for what it stores: the
-        threads of this process, and other processes where the backend has a lock that they share.
-        A hit is a read; who creates asks for the lock, reads once more, writes, and releases it.
-
-        >>> from durabledict import MemoryDict
-        >>> d = MemoryDict()
-        >>> d.get_or_compute("report", lambda: "expensive"), d.get_or_compute("report", lambda: 1)
-        ('expensive', 'expensive')
-
-        A creator that raises raises in its own caller; one of those who wait creates then. One that
-        is killed costs the others the lease at most. One that was overtaken, since it stalled for
-        longer than that, or since somebody else wrote the key meanwhile, gets what it has created,
-        and the other's value stays: it is stored if the key is still missing, in one step. (A
-        backend without `_compare_and_set` asks right before.) No lock but this one is held while
-        the creator runs. Any value is stored, None as well; but for `MISSING`, which is returned.
-
-        :param creator: a function that returns the value
-        :param timeout: seconds, or a timedelta, to wait for what another one creates
-        :param lease: seconds, or a timedelta, after which the lock of a process that is no more is
-            free; in ZooKeeper it is when its session has ended
-        :raises TimeoutError: it was not done in time; the message names the key
-        :raises RuntimeError: the creator asks for what it is to create
-
-        """
-        key = self._canonical(key)
-        value = self.get(key, MISSING)
-        if not isinstance(value, Missing):
-            return value
-        length = seconds(lease)
-        if length is None or length <= 0:
-            raise TypeError(f"lease={lease!r}: write seconds above 0, or a timedelta")
-        computed: V = compute_missing(self, key, creator, checked_timeout(timeout), length)
-        return computed
 
     # -- syncing ------------------------------------------------------------------------------
 
@@ -721,86 +445,6 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
                 raise coder.refusal(key, error) from error
         return payloads, stored
 
-    # -- inside -------------------------------------------------------------------------------
-
-    def _entries(self, other: Any, named: Mapping[str, Any]) -> dict[Any, Any]:
-        """Return what `dict.update` would set, as an exact dict with canonical keys.
-
-        Everything that can go wrong in the caller's objects goes wrong here, before anything is
-        sent.
-
-        """
-        given = dict(other.copy() if isinstance(other, LocalCopy) else other, **named)
-        return {self._canonical(key): value for key, value in given.items()}
-
-    def _seen(self, key: K) -> V | Missing:
-        """Return what a read by this thread gives, without comparing."""
-        overlay = self._overlay() if self._transactions else None
-        if overlay is not None:
-            return overlay.get(key, MISSING)
-        self._require_decodable(key)
-        return dict.get(self, key, MISSING)
-
-    def _newest(self, gone: Collection[K]) -> K | Missing:
-        """Return the newest key of this thread's view that is not among `gone`."""
-        overlay = self._overlay() if self._transactions else None
-        if overlay is not None:
-            return next((key for key in reversed(list(overlay)) if key not in gone), MISSING)
-        with self._copy_lock:
-            return next((key for key in dict.__reversed__(self) if key not in gone), MISSING)
-
-    def _write(self, action: Callable[..., Any], *arguments: Any, conditional: bool = False) -> Any:
-        """Run a write of the backend's; bring the local copy up to it; return what it said.
-
-        :param conditional: None from the backend means that nothing was done
-
-        """
-        self._require_open()
-        refused: Exception | None = None
-        try:
-            try:
-                if self._writers is None:
-                    commit = action(*arguments)
-                else:
-                    with self._writers:
-                        commit = action(*arguments)
-            except Exception as error:
-                if not self._was_refused(error):
-                    raise
-                refused = error
-            else:
-                if commit is not None or not conditional:
-                    self._accept(commit)
-        except BaseException:
-            # It may have been sent, and may still arrive (rule 0.4).
-            self._doubt()
-            raise
-        finally:
-            self._feed.deliver()
-        if refused is not None:
-            raise refused
-        return commit
-
-    def _persist(self, key: K, value: V) -> Commit[K, V] | None:
-        """Call `persist`, which as in 0.9 may have called `_encode` without the key."""
-        try:
-            return self.persist(key, value)
-        except EncodingError as error:
-            if repr(key) in str(error):
-                raise
-            raise EncodingError(f"key {key!r}: {error}") from error
-
-    def _value_of(self, commit: Any) -> Any:
-        """The value that `_setdefault` or `_pop` spoke of, or, as in 0.9, is."""
-        return commit.value if isinstance(commit, Commit) else commit
-
-    def _sync_for_write(self) -> None:
-        """Sync before an operation that reads and writes; it raises an outage in any case."""
-        try:
-            self._compare()
-        finally:
-            self._feed.deliver()
-
     def _sync_watched(self, woken: bool) -> bool:
         """Sync for the watch, which tries again by itself after an error.
 
@@ -818,12 +462,6 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
     def _has_compare_and_set(self) -> bool:
         return type(self)._compare_and_set is not DurableDict._compare_and_set
 
-    def _lacking(self) -> NotImplementedError:
-        return NotImplementedError(
-            f"{self._native_class.__name__} has to define _fetch() and _compare_and_set() for "
-            "compare_and_set, compute and edit"
-        )
-
     def _after_fork(self) -> None:
         super()._after_fork()
         self._interrupted = threading.Event()
@@ -840,10 +478,6 @@ class DurableDict(SyncedCopy[K, V], Generic[K, V]):
             self._settle()
         if lost and self._watch is not None:
             self._watch._start()
-
-
-class _AbsentError(KeyError):
-    """The store does not hold the key that was to be taken."""
 
 
 class ConnectionDurableDict(DurableDict[K, V]):

@@ -13,7 +13,7 @@ from .keys import encode_key
 from .locks import Lease, Mutex
 
 if TYPE_CHECKING:
-    from .base import DurableDict
+    from .writing import WritableCopy
 
 __all__ = ["compute_missing"]
 
@@ -21,7 +21,7 @@ __all__ = ["compute_missing"]
 class _Key(Target):
     """One key of a dict, in its canonical form."""
 
-    def __init__(self, durable: DurableDict[Any, Any], key: Any, seconds: float) -> None:
+    def __init__(self, durable: WritableCopy[Any, Any], key: Any, seconds: float) -> None:
         super().__init__((id(durable), key))
         self._durable = durable
         self._key = key
@@ -74,7 +74,7 @@ class _Key(Target):
 
 
 def compute_missing(
-    durable: DurableDict[Any, Any],
+    durable: WritableCopy[Any, Any],
     key: Any,
     creator: Callable[[], Any],
     timeout: float | None,

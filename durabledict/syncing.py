@@ -40,7 +40,7 @@ _set_class = object.__dict__["__class__"].__set__
 class SyncedCopy(LocalCopy[K, V], Generic[K, V]):
     """A local copy that knows when it is out of date.
 
-    The lock order is `_writers` (base.py), `_sync_mutex`, the backend's own, `_copy_lock`. The
+    The lock order is `_writers` (writing.py), `_sync_mutex`, the backend's own, `_copy_lock`. The
     second is held while the store is asked, so that the others wait for the answer; the last never
     is.
 
