@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from kazoo.exceptions import ConnectionLoss, NodeExistsError, NoNodeError
+from kazoo.exceptions import ConnectionLoss, NodeExistsError, NoNodeError, SessionExpiredError
 
 from .locks import Lease
 from .zookeeperclient import Client
@@ -91,12 +91,19 @@ class ZookeeperLease(Lease):
 
     def _version(self, token: bytes) -> int | None:
         """Return the version of the znode, if it is one's own."""
-        kazoo = self._client.ready()
-        try:
-            found = self._answer(kazoo.get_async(self._path))
-        except NoNodeError:
-            return None
-        return _own_version(kazoo, token, found)
+        for is_last in (False, False, True):
+            kazoo = self._client.ready()
+            try:
+                found = self._answer(kazoo.get_async(self._path))
+            except (NoNodeError, SessionExpiredError):
+                return None
+            except ConnectionLoss:
+                # A process that was stopped finds out by its first request. It only asks.
+                if is_last:
+                    raise
+            else:
+                return _own_version(kazoo, token, found)
+        return None
 
     def _answer(self, asked: Any) -> Any:
         self._client.wait([asked])
