@@ -19,10 +19,11 @@ from dogpile.cache.api import CachedValue, CacheMutex
 from dogpile.cache.region import RegionInvalidationStrategy
 
 from ..base import DurableDict
+from ..hiding import kind_of
 from ..locks import Mutex
 from ..stores.base import BaseStore
 from ..stores.chained import ChainedStore
-from .dogpilerecords import CacheRecord, Entry, check_record
+from .dogpilerecords import CacheRecord, Entry, check_record, is_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class SharedInvalidation(RegionInvalidationStrategy):
             check_record(place, record)
         elif not isinstance(place, DurableDict):
             raise TypeError(
-                f"place: pass a DurableDict or a Store of durabledict.stores, not {place!r}"
+                f"place: pass a DurableDict or a Store of durabledict.stores, not {kind_of(place)}"
             )
         self.place = place
         self.name = name
@@ -180,7 +181,9 @@ class SharedInvalidation(RegionInvalidationStrategy):
     def _add(self, name: str) -> None:
         """Set a token that is missing. In a Store of two processes the last one sets it."""
         if isinstance(self.place, DurableDict):
-            self.place.setdefault(name, _token())
+            # None, which somebody else has put there, is no token.
+            if self.place.setdefault(name, _token()) is None:
+                self.place[name] = _token()
         else:
             self.place.put(self._record(key=name, value=_token()))
 
@@ -191,7 +194,7 @@ def _token() -> str:
 
 def _text(token: Any) -> str:
     """Return a token as it was set: an encoding that stores bytes as they are gives those."""
-    return token.decode("ascii") if isinstance(token, bytes) else str(token)
+    return token.decode("ascii", "replace") if isinstance(token, bytes) else str(token)
 
 
 def read_many(d: DurableDict[Any, Any], keys: Sequence[Any]) -> list[Any]:
@@ -229,9 +232,9 @@ def shown(entry: Entry, current: str | None) -> CachedValue | bytes | None:
     text, bar, rest = content.partition(b"|")
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or "ct" not in found:
+    if not is_metadata(found):
         return None  # a proxy's own form, in which nobody knows the time
     return b"%b%b%b" % (json.dumps({**found, "ct": time}).encode("ascii"), bar, rest)
 
