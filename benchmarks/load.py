@@ -1,7 +1,7 @@
-"""`make load`: many readers of one Redis and of one SQLite file, and many operations in one process.
+"""`make load`: many readers of one Redis and one SQLite file; many operations in one process.
 
-Unlike a benchmark it says no: its exit code is 1 when a reader saw an older value after a newer one,
-when memory or file descriptors grow, or when a thread is left after `close()`.
+Unlike a benchmark it says no: its exit code is 1 when a reader saw an older value after a newer
+one, when memory or file descriptors grow, or when a thread is left after `close()`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many operations of every kind in one process, whose memory and descriptors are to stay as they are."""
+"""Many operations of every kind in one process, whose memory and descriptors are not to grow."""
 
 from __future__ import annotations
 

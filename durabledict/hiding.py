@@ -21,14 +21,14 @@ def hidden(url: str) -> str:
 
     """
     scheme, mark, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
-    before, at, rest = rest.rpartition("@")
+    _, at, rest = rest.rpartition("@")
     place, question, query = rest.partition("?")
     if question:
-        query, number, fragment = query.partition("#")
+        query, number, _ = query.partition("#")
         parts = [part.partition("=") for part in query.split("&")]
         query = "&".join(f"{name}={_HIDDEN}" if equals else _HIDDEN for name, equals, _ in parts)
     else:
-        place, number, fragment = place.partition("#")
+        place, number, _ = place.partition("#")
     return "".join(
         [
             scheme + mark,

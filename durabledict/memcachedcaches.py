@@ -58,7 +58,8 @@ class MemcachedCache(StampCache):
             client = vars(client)["_client"]
         if not isinstance(client, (Client, PooledClient, HashClient)):
             raise TypeError(
-                f"cache is {kind_of(client)}: pass a Client, PooledClient or HashClient of pymemcache"
+                f"cache is {kind_of(client)}: pass a Client, PooledClient or HashClient of "
+                "pymemcache"
             )
         self._client: Any = client
         self._connections = connections_of(client)

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
-    import redis
+    import redis  # noqa: F401  # for the message where it is missing
 except ModuleNotFoundError as error:
     raise ImportError(
         "RedisDict needs the package redis: pip install redis, or install durabledict with its "

@@ -275,8 +275,9 @@ def servers_of(client: Any, parameter: str = "connection") -> Servers:
     waits = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
     if waits or not (isinstance(client, RedisCluster) or hasattr(client, "connection_pool")):
         raise TypeError(
-            f"{parameter} is {kind_of(client)}: pass a redis.Redis or a redis.cluster.RedisCluster, and no "
-            "asyncio client: the docs say how a dict fits coroutines"
+            f"{parameter} is {kind_of(client)}: pass a redis.Redis or a "
+            "redis.cluster.RedisCluster, "
+            "and no asyncio client: the docs say how a dict fits coroutines"
         )
     with _lock:
         servers = _registered.get(client)

@@ -183,7 +183,8 @@ MOST_DEPTH = 5_000
 
 
 def _may_be_deep(payload: bytes) -> bool:
-    """Whether so many bytes could be opcodes that make a tuple, also where they are something else."""
+    """Whether so many bytes could be opcodes that make a tuple; they may be something else."""
+    payload = bytes(payload)  # it may be a memoryview, which does not count
     some = sum(map(payload.count, (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)))
     return some + min(payload.count(pickle.TUPLE), payload.count(pickle.MARK)) > MOST_DEPTH
 

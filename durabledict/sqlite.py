@@ -325,7 +325,8 @@ class SqliteDict(DurableDict[K, V]):
             there = self._there(connection, text)
             if self._payload(connection, there) != proof:
                 return None
-            return {there: payload for payload in payloads.values()}, [there for _ in removed]
+            wanted = {} if value is MISSING else {there: payloads[text]}
+            return wanted, [there for _ in removed]
 
         return self._commit_if(if_unchanged, written)
 
@@ -362,8 +363,8 @@ class SqliteDict(DurableDict[K, V]):
         if type(version) is int and type(nonce) is int and version < LAST_VERSION:
             return version, nonce
         raise DurableDictError(
-            f"{self.path} has a row in durabledict_commits that no durabledict has written: version "
-            f"{version!r}, nonce {nonce!r}, of keyspace {self.keyspace!r}; delete it"
+            f"{self.path} has a row in durabledict_commits that no durabledict has written: "
+            f"version {version!r}, nonce {nonce!r}, of keyspace {self.keyspace!r}; delete it"
         )
 
     def _there(self, connection: Connection, text: str) -> str | bytes:

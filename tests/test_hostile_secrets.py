@@ -104,7 +104,7 @@ TAKES_CLIENT: dict[str, Callable[[str], Any]] = {
     "ZookeeperDict": lambda url: ZookeeperDict("/k", url),  # type: ignore[arg-type]
     "RedisStore": RedisStore,
     "MemcacheStore": lambda url: MemcacheStore(client=url),
-    "SqlAlchemyStore": lambda url: SqlAlchemyStore(engine=url),
+    "SqlAlchemyStore": lambda url: SqlAlchemyStore(engine=url),  # type: ignore[arg-type]
     "SqlAlchemyStore(sessionmaker)": lambda url: SqlAlchemyStore(sessionmaker=url),
     "ChainedStore": lambda url: ChainedStore([url]),  # type: ignore[list-item]
     "DurableDictStore": lambda url: DurableDictStore(url),  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ TAKES_CLIENT: dict[str, Callable[[str], Any]] = {
     "SharedInvalidation": lambda url: SharedInvalidation(url),  # type: ignore[arg-type]
     "ShoveStore": lambda url: ShoveStore(shove=[url]),  # type: ignore[arg-type]
     "storage": lambda url: MemoryDict(storage=url),  # type: ignore[arg-type]
-    "sync_sessions": lambda url: sync_sessions(url, url),
+    "sync_sessions": lambda url: sync_sessions(url, url),  # type: ignore[arg-type]
 }
 
 
@@ -131,15 +131,16 @@ def test_a_url_in_place_of_a_client(
 def test_a_client_whose_repr_shows_all(messages: list[str]) -> None:
     """As that of redis-py does before 7."""
 
-    class Open(redis.asyncio.Redis):  # type: ignore[type-arg]
+    class Open(redis.asyncio.Redis):
         def __repr__(self) -> str:
             return f"Redis(password={SECRET})"
 
-    for make in (
+    makers: list[Callable[[Any], Any]] = [
         lambda client: RedisDict("k", client),
-        lambda client: RedisStore(client),
+        RedisStore,
         lambda client: CacheStamp(client, "k"),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(TypeError) as caught:
             make(Open())
         messages += chain_of(caught.value)
@@ -267,7 +268,7 @@ def test_the_folders_and_files_of_a_shove_store(
 
     store = ShoveStore(str(tmp_path / "made" / "here"))
     store.put(Thing(1))
-    made = [each for each in tmp_path.rglob("*")]
+    made = list(tmp_path.rglob("*"))
     assert any(each.is_file() for each in made)
     for each in made:
         assert stat.S_IMODE(each.stat().st_mode) & mask == 0, each

@@ -72,10 +72,6 @@ class EntriesBackend(CacheBackend):
 
     def get_multi(self, keys: Iterable[Any]) -> Sequence[Any]:
         """Return what `set` stored, or NO_VALUE, for each of many keys."""
-        # What a region with a serializer has left there is no `CachedValue`.
-        return [NO_VALUE if isinstance(v, bytes) else v for v in self._get_either(keys)]
-
-    def _get_either(self, keys: Iterable[Any]) -> list[Any]:
         wanted = list(keys)
         if not wanted:
             return []
@@ -94,8 +90,8 @@ class EntriesBackend(CacheBackend):
 
     def get_serialized_multi(self, keys: Iterable[Any]) -> Sequence[Any]:
         """Return the bytes that `set_serialized` stored, or NO_VALUE, for each of many keys."""
-        # And what one without a serializer has left there is no bytes.
-        return [v if isinstance(v, bytes) else NO_VALUE for v in self._get_either(keys)]
+        # What a region without a serializer has left there is no bytes.
+        return [v if isinstance(v, bytes) else NO_VALUE for v in self.get_multi(keys)]
 
     def set(self, key: Any, value: Any) -> None:
         """Store a value, or bytes."""

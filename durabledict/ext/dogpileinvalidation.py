@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ SOFT_TIME = 1.0
 
 #: How the second token begins where it is a soft invalidation that set it.
 _SOFTLY = "~"
+
+_OF_A_TOKEN = re.compile(r"~?[0-9A-Za-z_.-]{1,100}").fullmatch
 
 
 class SharedInvalidation(RegionInvalidationStrategy):
@@ -137,7 +140,8 @@ class SharedInvalidation(RegionInvalidationStrategy):
         # Each hit waits for this: the tokens are mostly the very ones of the last time.
         if hard is known[0] and soft is known[1]:
             return known[2]
-        found = None if hard is None or soft is None else f"{_text(hard)} {_text(soft)}"
+        both = _is_token(hard) and _is_token(soft)
+        found = f"{_text(hard)} {_text(soft)}" if both else None
         self._known = hard, soft, found
         return found
 
@@ -151,7 +155,7 @@ class SharedInvalidation(RegionInvalidationStrategy):
         if found is None:
             # By a write of its own for each: of two processes one would else get the other's half.
             for name, token in zip(self._names, self._read(), strict=True):
-                if token is None:
+                if not _is_token(token):
                     self._add(name)
             found = self.current()
         # A place that forgets at once makes every value invalid.
@@ -181,8 +185,7 @@ class SharedInvalidation(RegionInvalidationStrategy):
     def _add(self, name: str) -> None:
         """Set a token that is missing. In a Store of two processes the last one sets it."""
         if isinstance(self.place, DurableDict):
-            # None, which somebody else has put there, is no token.
-            if self.place.setdefault(name, _token()) is None:
+            if not _is_token(self.place.setdefault(name, _token())):
                 self.place[name] = _token()
         else:
             self.place.put(self._record(key=name, value=_token()))
@@ -190,6 +193,14 @@ class SharedInvalidation(RegionInvalidationStrategy):
 
 def _token() -> str:
     return os.urandom(8).hex()
+
+
+def _is_token(found: Any) -> bool:
+    """Whether this is a token; something else, which anybody may have put there, counts as none."""
+    if not isinstance(found, (str, bytes)):
+        return False
+    text = _text(found)
+    return _OF_A_TOKEN(text) is not None
 
 
 def _text(token: Any) -> str:

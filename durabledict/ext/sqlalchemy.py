@@ -282,7 +282,7 @@ def _sessions_of(target: Any) -> Any:
     is_class = isinstance(target, type) and issubclass(target, Session)
     if not is_class and not isinstance(target, (Session, scoped_session, session_factory)):
         raise TypeError(
-            f"target is {kind_of(target)}: pass a sessionmaker, a scoped_session, a Session, a class of "
-            "those, or an AsyncSession"
+            f"target is {kind_of(target)}: pass a sessionmaker, a scoped_session, a Session, a "
+            "class of those, or an AsyncSession"
         )
     return target

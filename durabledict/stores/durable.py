@@ -62,8 +62,8 @@ class DurableDictStore(BaseDictionaryStore):
     ) -> None:
         if not isinstance(durable_dict, DurableDict):
             raise TypeError(
-                f"durable_dict is {kind_of(durable_dict)}: pass a DurableDict; for other mappings there is "
-                "ShoveStore"
+                f"durable_dict is {kind_of(durable_dict)}: pass a DurableDict; for other "
+                "mappings there is ShoveStore"
             )
         if encoding is None:
             encoding = durable_dict.encoding

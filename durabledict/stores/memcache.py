@@ -119,7 +119,8 @@ class MemcacheStore(GuardedDictionaryStore):
             raise TypeError('MemcacheStore takes servers=["localhost:11211"], or client=')
         if client is not None and not isinstance(client, (Client, PooledClient, HashClient)):
             raise TypeError(
-                f"client is {kind_of(client)}: pass a Client, PooledClient or HashClient of pymemcache"
+                f"client is {kind_of(client)}: pass a Client, PooledClient or HashClient of "
+                "pymemcache"
             )
         self._client = client if client is not None else _client_of(servers)
         self._is_mine = client is None
