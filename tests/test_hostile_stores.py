@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 from dogpile.cache import make_region
-from dogpile.cache.api import NO_VALUE
+from dogpile.cache.api import NO_VALUE, CantDeserializeException
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pymemcache.client.base import Client
@@ -541,7 +541,14 @@ def test_a_region_creates_anew_what_is_none_of_its_values(
         import json
 
         options["serializer"] = lambda payload: json.dumps(payload).encode()
-        options["deserializer"] = json.loads
+
+        def deserialized(payload: bytes) -> Any:
+            try:
+                return json.loads(payload)
+            except ValueError as error:
+                raise CantDeserializeException from error  # as dogpile wants it to be told
+
+        options["deserializer"] = deserialized
     region = make_region(
         **{name: options.pop(name) for name in ("serializer", "deserializer") if name in options}
     ).configure("durabledict.dict", arguments=arguments, **options)
