@@ -141,6 +141,15 @@ bench: $(VENV)/installed-bench ## run the benchmarks
 	    libzookeeper-java default-jre-headless
 	$(BIN)/python -m benchmarks
 
+# Of the operations in one process, and of the readers of each store.
+SECONDS ?= 600
+READERS ?= 200
+
+.PHONY: load
+load: $(VENV)/installed-test ## have many readers, and a million operations; fail if anything grows
+	tests/install_requirements.sh $(BIN)/python redis-server
+	$(BIN)/python -m benchmarks.load --seconds $(SECONDS) --readers $(READERS)
+
 # The examples may create files: they run in a folder that is thrown away.
 IN_SCRATCH := scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cd "$$scratch" &&
 PYTHON_HERE := "$(abspath $(BIN))/python"

@@ -22,6 +22,7 @@ from django.db import InterfaceError, OperationalError
 from django.utils.connection import ConnectionProxy
 
 from .cacheleases import DjangoLease
+from .hiding import kind_of
 from .locks import Lease
 from .stampcaches import StampCache, as_number, stamp_cache
 
@@ -199,7 +200,7 @@ def _alias_of(cache: Any) -> str | None:
         alias: str = vars(cache)["_alias"]
         return alias
     if not isinstance(cache, BaseCache):
-        raise TypeError(f"cache={cache!r}: pass a cache of Django's, or its alias")
+        raise TypeError(f"cache is {kind_of(cache)}: pass a cache of Django's, or its alias")
     for known in caches:
         # Not those that this thread has not used: to make one may fail.
         if hasattr(caches._connections, known) and caches[known] is cache:  # type: ignore[attr-defined]  # of Django's connection handler

@@ -22,6 +22,7 @@ from pymemcache.client import base
 from pymemcache.exceptions import MemcacheClientError, MemcacheError
 
 from .cacheleases import MemcachedLease
+from .hiding import kind_of
 from .locks import Lease
 from .stampcaches import StampCache, as_number
 
@@ -57,7 +58,8 @@ class MemcachedCache(StampCache):
             client = vars(client)["_client"]
         if not isinstance(client, (Client, PooledClient, HashClient)):
             raise TypeError(
-                f"cache={client!r}: pass a Client, PooledClient or HashClient of pymemcache"
+                f"cache is {kind_of(client)}: pass a Client, PooledClient or HashClient of "
+                "pymemcache"
             )
         self._client: Any = client
         self._connections = connections_of(client)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from .base import DurableDict
+from .hiding import hidden
 
 __all__ = ["open", "register_scheme"]
 
@@ -93,13 +94,13 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _schemes:
         raise ValueError(
-            f"{url!r}: the schemes are {', '.join(f'{s}://' for s in sorted(_schemes))}"
+            f"{hidden(url)!r}: the schemes are {', '.join(f'{s}://' for s in sorted(_schemes))}"
         )
     if "?" in rest and not _schemes[scheme].takes_query:
         raise ValueError(_misplaced(url, scheme))
     target = _load(scheme)
     known = _known_options(target)
-    if set(parse_qs(urlsplit(url).query, keep_blank_values=True)).intersection(known):
+    if not _names_in_query(url).isdisjoint(known):
         raise ValueError(_misplaced(url, scheme))
     _check_options(scheme, target, options, known)
     return target.from_url(url, **options)  # type: ignore[no-any-return]  # of a class by name
@@ -119,7 +120,20 @@ def _load(scheme: str) -> Any:
 
 
 def _misplaced(url: str, scheme: str) -> str:
-    return f"{url!r}: options go into keywords, as in open('{scheme}://...', autosync=5.0)"
+    return f"{hidden(url)!r}: options go into keywords, as in open('{scheme}://...', autosync=5.0)"
+
+
+def _names_in_query(url: str) -> set[str]:
+    """Return the names of what is in the query of a URL.
+
+    :raises ValueError: it cannot be read
+
+    """
+    try:
+        return set(parse_qs(urlsplit(url).query, keep_blank_values=True))
+    except ValueError:
+        pass  # whose message may have the password
+    raise ValueError(f"{hidden(url)!r} cannot be read: write other characters of a name as %XX")
 
 
 def _known_options(target: Any) -> list[str]:

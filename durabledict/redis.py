@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
-    import redis
+    import redis  # noqa: F401  # for the message where it is missing
 except ModuleNotFoundError as error:
     raise ImportError(
         "RedisDict needs the package redis: pip install redis, or install durabledict with its "
@@ -38,15 +38,16 @@ from redis.exceptions import (
 
 from . import reading, redisquestions
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
+from .bytekeys import bytes_of, key_of
 from .changes import chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, EncodingError, Missing
-from .keys import decode_key, encode_key
 from .locks import LEASE, Lease
 from .redisconnection import nothing_was_sent
 from .redisload import delta, load
 from .redisprimary import Primary
 from .redisscripts import COMPARE_AND_SET, FIND, LOAD, REPLACE, SET, WRITE, Script
+from .redisservers import client_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -66,7 +67,7 @@ Stamp = tuple[int, ...]
 logger = logging.getLogger("durabledict.redis")
 
 #: What the mirror holds, unless somebody else has written to it.
-IDENTIFIER = re.compile(rb"\d+-\d+")
+IDENTIFIER = re.compile(rb"\d{1,20}-\d{1,20}")
 
 NEVER_WRITTEN: Stamp = (0, 0)
 
@@ -158,9 +159,10 @@ class RedisDict(ConnectionDurableDict[K, V]):
         :param url: as `redis.Redis.from_url` takes it
         :param keyspace: the name of the hash
         :param options: the other parameters of the class
+        :raises ValueError: redis-py cannot read the URL
 
         """
-        client = redis.Redis.from_url(url)
+        client = client_of(url)
         try:
             opened = cls(keyspace, client, **options)
         except BaseException:
@@ -290,7 +292,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         return Changes(_stamp(reached), written, removed)
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
-        field = _field(key)
+        field = bytes_of(key)
         if len(field) > SURELY_TAKEN:
             redisquestions.require_taken(self._primary, (field,))
         payload = self._explained(redisquestions.payload, self._primary, field)
@@ -311,14 +313,14 @@ class RedisDict(ConnectionDurableDict[K, V]):
         synced = self.last_synced
         return self._run_write(
             SET,
-            (_field(key), self._sendable(key, payload)),
+            (bytes_of(key), self._sendable(key, payload)),
             {key: stored},
             follows=synced[:2] if synced is not None and synced[0] < LAST_NUMBER else NEVER_WRITTEN,
         )
 
     def depersist(self, key: K) -> Commit[K, V] | None:
         """Remove one entry: one script call."""
-        return self._run_write(WRITE, (b"0", _field(key)), {}, [key])
+        return self._run_write(WRITE, (b"0", bytes_of(key)), {}, [key])
 
     def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V] | None:
         """Store several entries: one script call and one commit for each 200,000, or 64 MB."""
@@ -342,7 +344,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
         """Remove several entries: one script call and one commit for each 200,000, or 64 MB."""
         gone = list(dict.fromkeys(keys))
-        fields = list(map(_field, gone))
+        fields = list(map(bytes_of, gone))
         return self._run_parts(
             [
                 ((b"0", *fields[first:last]), {}, gone[first:last])
@@ -379,7 +381,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         if not isinstance(value, Missing):
             payload, stored = self._prepare(key, value)
             new, written = (b"1", self._sendable(key, payload)), {key: stored}
-        arguments = (_field(key), *old, *new)
+        arguments = (bytes_of(key), *old, *new)
         return self._run_write(COMPARE_AND_SET, arguments, written, [] if written else [key])
 
     def _run_write(
@@ -432,8 +434,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
                 return Commit(None, None)
             written = {}
         elif len(reply) > 3:
-            written = {key: written[key] for key in map(_key, reply[3])}
-        return Commit(before, after, written, [_key(field) for field in reply[2]])
+            written = {key: written[key] for key in map(key_of, reply[3])}
+        return Commit(before, after, written, [key_of(field) for field in reply[2]])
 
     def _require_taken(self, arguments: tuple[bytes, ...]) -> None:
         if arguments and max(map(len, arguments)) > SURELY_TAKEN:
@@ -478,7 +480,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
     def _flat(self, payloads: Mapping[K, Any]) -> tuple[bytes, ...]:
         flat: list[bytes] = []
         for key, payload in payloads.items():
-            flat += _field(key), self._sendable(key, payload)
+            flat += bytes_of(key), self._sendable(key, payload)
         return tuple(flat)
 
     def _sendable(self, key: K, payload: Any) -> bytes:
@@ -552,37 +554,6 @@ def _stamp(identifier: bytes) -> Stamp:
     return int(number), int(nonce)
 
 
-def _field(key: Any) -> bytes:
-    if type(key) is str and key[:1] != "~" and key.isascii():
-        return key.encode()  # as encode_key says, in half the time
-    raw = _raw(key) if type(key) is str else None
-    if raw is not None:
-        return raw
-    return encode_key(key).encode("utf-8")
-
-
-def _raw(key: str) -> bytes | None:
-    """Return the field that is no UTF-8 and is shown as this key, if there is one.
-
-    Anybody may have written such a field; it is to be found again, and replaced, by its key.
-
-    """
-    try:
-        field = key.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return None
-    try:
-        field.decode("utf-8")
-    except UnicodeDecodeError:
-        return field
-    return None
-
-
-def _key(field: bytes) -> Any:
-    """Return the key of a field; what is no UTF-8 is shown as Python shows it."""
-    return decode_key(field.decode("utf-8", "surrogateescape"))
-
-
 def _keys(fields: list[bytes]) -> list[Any]:
     """Return the keys of many fields: all at once where none has a tag or a line break.
 
@@ -597,7 +568,7 @@ def _keys(fields: list[bytes]) -> list[Any]:
             keys = []
         if len(keys) == len(fields):
             return keys
-    return [_key(field) for field in fields]
+    return [key_of(field) for field in fields]
 
 
 def _parts(sizes: list[int]) -> list[tuple[int, int]]:

@@ -90,7 +90,8 @@ def counter(primary: Primary) -> int:
         if "WRONGTYPE" not in str(error):
             raise
         return 0  # a dict of that name lives there: 0.9 could not count
-    return int(told) if told is not None and told.isdigit() else 0
+    # Of 64 bits, as Redis counts.
+    return int(told) if told is not None and told.isdigit() and len(told) <= 20 else 0
 
 
 def held_types(primary: Primary) -> str:

@@ -333,11 +333,13 @@ for i = 2, #entries do
   elseif kind == 'm' then
     local could
     could, list = pcall(cmsgpack.unpack, list)
-    if not could or type(list) ~= 'table' then return false end
+    if not could or type(list) ~= 'table' or #list == 0 then return false end
   else
     return false
   end
   for j = 1, #list do
+    -- Somebody else's entry may list anything, and says then nothing.
+    if type(list[j]) ~= 'string' then return false end
     if not seen[list[j]] then
       seen[list[j]] = true
       keys[#keys + 1] = list[j]

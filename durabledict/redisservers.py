@@ -13,15 +13,17 @@ import weakref
 from collections import defaultdict
 from typing import Any
 
+import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError
 from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from . import reading
+from .hiding import hidden, kind_of
 from .redisconnection import OwnConnection, nothing_was_sent
 from .redisscripts import pack
 
-__all__ = ["Server", "Servers", "servers_of"]
+__all__ = ["Server", "Servers", "client_of", "servers_of"]
 
 #: Seconds that a check waits for its reply. A read waits for it.
 CHECK_TIMEOUT = 1.0
@@ -273,8 +275,9 @@ def servers_of(client: Any, parameter: str = "connection") -> Servers:
     waits = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
     if waits or not (isinstance(client, RedisCluster) or hasattr(client, "connection_pool")):
         raise TypeError(
-            f"{parameter}={client!r}: pass a redis.Redis or a redis.cluster.RedisCluster, and no "
-            "asyncio client: the docs say how a dict fits coroutines"
+            f"{parameter} is {kind_of(client)}: pass a redis.Redis or a "
+            "redis.cluster.RedisCluster, "
+            "and no asyncio client: the docs say how a dict fits coroutines"
         )
     with _lock:
         servers = _registered.get(client)
@@ -284,6 +287,26 @@ def servers_of(client: Any, parameter: str = "connection") -> Servers:
         if servers is None:
             servers = _registered[client] = Servers(client)
         return servers
+
+
+def client_of(url: str) -> redis.Redis:
+    """Return a client for a URL, the caller's to close.
+
+    :raises ValueError: redis-py cannot read it; the message has no part that may be a password
+
+    """
+    reason = ""
+    try:
+        return redis.Redis.from_url(url)
+    except ValueError as error:
+        # Others tell the part that was taken for the port, say.
+        if str(error).startswith(("Invalid value for", "Redis URL must specify")):
+            reason = f" ({error})"
+    # Out here, so that redis-py's own error is no context of it.
+    raise ValueError(
+        f"{hidden(url)!r} is no URL of a Redis server{reason}: write "
+        "redis://user:password@host:port/db, and / ? # @ [ in a password as %2F %3F %23 %40 %5B"
+    )
 
 
 def _after_fork() -> None:

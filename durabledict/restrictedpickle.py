@@ -12,9 +12,16 @@ It sets attributes of an allowed class or function, or of a member of an enumera
     They would be changed for the whole process. The opcode BUILD, which is there to set the state
     of a new object, does that. Only the unpickler written in Python lets us come between.
 
+It holds a tuple in a tuple, some hundred thousand times.
+    Python hashes a tuple by a recursion in C that nothing bounds, and the process ends. No pickler
+    goes so deep. The unpickler in Python lets us count.
+
 So C loads the payloads that name nothing that could be changed: numbers, text, containers, and
-classes that are written in C, such as dates. The unpickler in Python loads the others, and takes
-several times as long.
+classes that are written in C, such as dates; and that have too few tuples to be deep. The unpickler
+in Python loads the others, and takes several times as long.
+
+Nothing bounds the memory that a payload takes while it is loaded: ten bytes can say "remember this
+as number 400,000,000".
 
 """
 
@@ -59,6 +66,7 @@ class RestrictedPickleEncoding(BaseEncoding):
     durabledict.errors.DecodingError: not among the allowed classes: add 'uuid.UUID' to allow=[...]
 
     The constructor and `__setstate__` of an allowed class do run, with arguments from the payload.
+    What a payload can make a reader allocate is not bounded.
 
     :param allow: classes, or their names as in ``"package.module.Class"``, which are imported
         when a payload needs them. A name allows exactly what it names, be it a function: allow
@@ -118,7 +126,7 @@ class RestrictedPickleEncoding(BaseEncoding):
         python_2 = len(payload) > 1 and payload[1] <= PYTHON_2_PROTOCOL
         find = functools.partial(self._find, python_2)
         try:
-            if not _extensions():
+            if not (_extensions() or _may_be_deep(payload)):
                 try:
                     return _FastUnpickler(find, payload, encoding).load()
                 except _ChangeableError:
@@ -170,6 +178,17 @@ def _extensions() -> dict[int, tuple[str, str]]:
     return extensions
 
 
+#: A tuple that is deeper is refused: each level takes some hundred bytes of the stack.
+MOST_DEPTH = 5_000
+
+
+def _may_be_deep(payload: bytes) -> bool:
+    """Whether so many bytes could be opcodes that make a tuple; they may be something else."""
+    payload = bytes(payload)  # it may be a memoryview, which does not count
+    some = sum(map(payload.count, (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)))
+    return some + min(payload.count(pickle.TUPLE), payload.count(pickle.MARK)) > MOST_DEPTH
+
+
 #: CPython's ``Py_TPFLAGS_IMMUTABLETYPE``: the attributes of such a class cannot be set.
 _IMMUTABLE_TYPE = 1 << 8
 
@@ -204,6 +223,8 @@ class _GuardedUnpickler(pickle._Unpickler):
         super().__init__(io.BytesIO(payload), encoding=encoding)
         self._find = find
         self._found: dict[int, Any] = {}
+        # By identity; with the tuple itself, so that it stays and no other one gets its place.
+        self._depths: dict[int, tuple[int, Any]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._find(module, name)
@@ -223,5 +244,31 @@ class _GuardedUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = _load_build
 
+    def _look_at_depth(self) -> None:
+        made = self.stack[-1]
+        if isinstance(made, tuple):
+            depths = self._depths
+            within = [depths[id(item)][0] for item in made if id(item) in depths]
+            depth = 1 + max(within, default=0)
+            if depth > MOST_DEPTH:
+                raise DecodingError(f"a tuple is nested more than {MOST_DEPTH} deep")
+            depths[id(made)] = depth, made
+
 
 _BUILD: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
+
+
+def _and_look(load: Callable[[Any], None]) -> Callable[[_GuardedUnpickler], None]:
+    def load_and_look(unpickler: _GuardedUnpickler) -> None:
+        load(unpickler)
+        unpickler._look_at_depth()
+
+    return load_and_look
+
+
+# What makes a tuple, or an object of an allowed subclass of it.
+for _opcode in (
+    *(pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+    *(pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.INST),
+):
+    _GuardedUnpickler.dispatch[_opcode[0]] = _and_look(_GuardedUnpickler.dispatch[_opcode[0]])

@@ -15,8 +15,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .base import Changes, Commit, DurableDict, Undecodable
+from .bytekeys import not_utf8
 from .encoding import DefaultEncoding
-from .errors import MISSING, EncodingError, Missing
+from .errors import MISSING, DurableDictError, EncodingError, Missing
+from .hiding import hidden
 from .keys import decode_key, encode_key
 from .locks import LEASE, Lease
 from .sqliteconnection import Connection, is_locked
@@ -54,7 +56,10 @@ V = TypeVar("V")
 Stamp = tuple[int, int]
 
 # What a transaction writes, key text -> payload, and which keys it removes.
-Chosen = tuple[dict[str, Any], list[Any]]
+Chosen = tuple[dict[str | bytes, Any], list[Any]]
+
+#: What SQLite's integers end with.
+LAST_VERSION = 2**63 - 1
 
 # What a keyspace without a commit has: a keyspace that was emptied has one of its own.
 NEVER_WRITTEN: Stamp = (0, 0)
@@ -139,7 +144,7 @@ class SqliteDict(DurableDict[K, V]):
         path = url.partition("://")[2]
         if not path.startswith("/") or path == "/":
             raise ValueError(
-                f"{url!r} names no file: write sqlite:///relative/path or sqlite:////absolute/path"
+                f"{hidden(url)!r} names no file: write sqlite:///relative/path or sqlite:////absolute/path"
             )
         return cls(path[1:], **options)
 
@@ -236,6 +241,8 @@ class SqliteDict(DurableDict[K, V]):
                 if fields == [None, None]:
                     return None
                 written, gone = map(unpacked, fields)
+                if written is None or gone is None:
+                    return None
                 touched.update(dict.fromkeys([*written, *gone]))
                 removed.update(gone)
             for text in touched:
@@ -263,7 +270,9 @@ class SqliteDict(DurableDict[K, V]):
         commit = self._overwrite(text, payload, {key: stored})
         if commit is not None:
             return commit
-        return self._commit(lambda connection: ({text: payload}, []), {key: stored})
+        return self._commit(
+            lambda connection: ({self._there(connection, text): payload}, []), {key: stored}
+        )
 
     def depersist(self, key: K) -> Commit[K, V]:
         """Remove one entry: one transaction."""
@@ -272,7 +281,7 @@ class SqliteDict(DurableDict[K, V]):
     def persist_many(self, entries: Mapping[K, V]) -> Commit[K, V]:
         """Store several entries: one transaction."""
         payloads, written = self._payloads(entries)
-        return self._commit(lambda connection: (payloads, []), written)
+        return self._commit(lambda connection: (self._all_there(connection, payloads), []), written)
 
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V]:
         """Remove several entries: one transaction."""
@@ -280,7 +289,11 @@ class SqliteDict(DurableDict[K, V]):
         return self._commit(
             lambda connection: (
                 {},
-                [text for text in texts if self._payload(connection, text) is not MISSING],
+                [
+                    there
+                    for there in (self._there(connection, text) for text in texts)
+                    if self._payload(connection, there) is not MISSING
+                ],
             ),
             {},
         )
@@ -290,16 +303,17 @@ class SqliteDict(DurableDict[K, V]):
 
         def difference(connection: Connection) -> Chosen:
             stored: dict[Any, Any] = dict(read_entries(connection, self._place))
+            wanted = self._all_there(connection, payloads)
             return (
-                {key: new for key, new in payloads.items() if stored.get(key, MISSING) != new},
-                [key for key in stored if key not in payloads],
+                {key: new for key, new in wanted.items() if stored.get(key, MISSING) != new},
+                [key for key in stored if key not in wanted],
             )
 
         return self._commit(difference, written)
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
         with self._file.use() as connection:
-            payload = self._payload(connection, encode_key(key))
+            payload = self._payload(connection, self._there(connection, encode_key(key)))
         return MISSING if payload is MISSING else self._decode(payload, key), payload
 
     def _compare_and_set(self, key: K, value: V | Missing, proof: Any) -> Commit[K, V] | None:
@@ -308,8 +322,11 @@ class SqliteDict(DurableDict[K, V]):
         removed = [text] if value is MISSING and proof is not MISSING else []
 
         def if_unchanged(connection: Connection) -> Chosen | None:
-            stored = self._payload(connection, text)
-            return (payloads, removed) if stored == proof else None
+            there = self._there(connection, text)
+            if self._payload(connection, there) != proof:
+                return None
+            wanted = {} if value is MISSING else {there: payloads[text]}
+            return wanted, [there for _ in removed]
 
         return self._commit_if(if_unchanged, written)
 
@@ -340,9 +357,29 @@ class SqliteDict(DurableDict[K, V]):
 
     def _stamp(self, connection: Connection) -> Stamp:
         rows = connection.rows(STAMP, (self._place,))
-        return rows[0] if rows else NEVER_WRITTEN
+        if not rows:
+            return NEVER_WRITTEN
+        version, nonce = rows[0]
+        if type(version) is int and type(nonce) is int and version < LAST_VERSION:
+            return version, nonce
+        raise DurableDictError(
+            f"{self.path} has a row in durabledict_commits that no durabledict has written: "
+            f"version {version!r}, nonce {nonce!r}, of keyspace {self.keyspace!r}; delete it"
+        )
 
-    def _payload(self, connection: Connection, text: str) -> Any:
+    def _there(self, connection: Connection, text: str) -> str | bytes:
+        """Return what is in the table for a key: text that is no UTF-8, where others wrote that."""
+        raw = not_utf8(decode_key(text)) if text[:1] == "~" else None
+        if raw is None or self._payload(connection, raw) is MISSING:
+            return text
+        return raw
+
+    def _all_there(
+        self, connection: Connection, payloads: dict[str, Any]
+    ) -> dict[str | bytes, Any]:
+        return {self._there(connection, text): payload for text, payload in payloads.items()}
+
+    def _payload(self, connection: Connection, text: str | bytes) -> Any:
         rows = connection.rows(PAYLOAD, (self._place, text))
         return rows[0][0] if rows else MISSING
 
@@ -428,9 +465,8 @@ class SqliteDict(DurableDict[K, V]):
             transaction.proof = (PROOF, (place, version, nonce))
             stored: Mapping[K, Any] = written
             if len(payloads) < len(written):
-                stored = {
-                    key: value for key, value in written.items() if encode_key(key) in payloads
-                }
+                keys = {_key(text) for text in payloads}
+                stored = {key: value for key, value in written.items() if key in keys}
             return Commit(before, (version, nonce), stored, [_key(text) for text in removed])
 
         commit = self._file.write(work)

@@ -73,8 +73,8 @@ def packed(keys: Collection[str | bytes]) -> Field:
     return field
 
 
-def unpacked(field: Field) -> list[str | bytes]:
-    """Return the keys of such a field.
+def unpacked(field: object) -> list[str | bytes] | None:
+    """Return the keys of such a field; None: another program put something else there.
 
     >>> unpacked("theme"), unpacked(b'["a", "b"]'), unpacked(None)
     (['theme'], ['a', 'b'], [])
@@ -84,9 +84,20 @@ def unpacked(field: Field) -> list[str | bytes]:
         return []
     if isinstance(field, str):
         return [field]
+    if not isinstance(field, bytes):
+        return None
     if not field.isascii():
         return [field]  # a trigger's: one key, which is not UTF-8
-    return [_stored(text) for text in json.loads(field)]
+    try:
+        listed = json.loads(field)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        return None
+    try:
+        return [_stored(text) for text in listed]
+    except UnicodeEncodeError:
+        return None  # a surrogate that stands for no byte
 
 
 def _stored(text: str) -> str | bytes:

@@ -44,7 +44,9 @@ LOG = """
 ENTRY = """
     SELECT id, key, value FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)
 """
-PAYLOAD = "SELECT value FROM durabledict_entries WHERE keyspace = ? AND key = ?"
+PAYLOAD = """
+    SELECT value FROM durabledict_entries WHERE keyspace = ? AND key = CAST(? AS TEXT)
+"""
 # All rows in their order, or those of one keyspace by the index: a third slower, but for a small
 # keyspace in a large file.
 ENTRIES = "SELECT key, value FROM durabledict_entries {} WHERE keyspace = ? ORDER BY id"
@@ -57,13 +59,14 @@ TAGGED = """
 """
 # An entry keeps its row, and so its place, when its value changes.
 UPSERT = """
-    INSERT INTO durabledict_entries (keyspace, key, nonce, value) VALUES (?, ?, ?, ?)
+    INSERT INTO durabledict_entries (keyspace, key, nonce, value) VALUES (?, CAST(? AS TEXT), ?, ?)
     ON CONFLICT (keyspace, key) DO UPDATE SET value = excluded.value, nonce = excluded.nonce
 """
 # So many rows in one statement take half the time that they take one by one. Each has four
 # values, and SQLite was built with a limit of 999 for long.
 ROWS_AT_ONCE = 200
-UPSERT_MANY = UPSERT.replace("(?, ?, ?, ?)", ", ".join(["(?, ?, ?, ?)"] * ROWS_AT_ONCE))
+ROW = "(?, CAST(? AS TEXT), ?, ?)"
+UPSERT_MANY = UPSERT.replace(ROW, ", ".join([ROW] * ROWS_AT_ONCE))
 # A transaction of its own: the trigger adds the commit.
 OVERWRITE = "UPDATE durabledict_entries SET value = ?, nonce = ? WHERE keyspace = ? AND key = ?"
 OVERWRITTEN = "SELECT 1 FROM durabledict_commits WHERE keyspace = ? AND nonce = ?"
@@ -117,7 +120,9 @@ def has_tagged_keys(connection: Connection, place: str) -> bool:
     return bool(connection.rows(TAGGED, (place,)))
 
 
-def store(connection: Connection, place: str, nonce: int, payloads: Mapping[str, Any]) -> None:
+def store(
+    connection: Connection, place: str, nonce: int, payloads: Mapping[str | bytes, Any]
+) -> None:
     """Write entries, inside a transaction that adds the row of the commit itself."""
     rows = [(place, key, -nonce, payload) for key, payload in payloads.items()]
     whole = len(rows) - len(rows) % ROWS_AT_ONCE

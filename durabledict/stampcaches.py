@@ -161,7 +161,7 @@ def stamp_cache(cache: Any) -> StampCache:
         found = kinds.get(kind.__module__.partition(".")[0])
         if found is not None:
             return found(cache)
-    if isinstance(cache, str):
+    if isinstance(cache, str) and "://" not in cache:  # a URL may have a password
         return _django_cache(cache)
     raise TypeError(
         "a stamp is kept in a client of pymemcache or redis-py, a cache of Django's or its alias, "
@@ -199,15 +199,19 @@ def _django_cache(cache: Any) -> StampCache:
 def as_number(answer: Any) -> int | None:
     """Return what a client answered as a number; -1 for what is none.
 
-    >>> as_number(None), as_number(b"12"), as_number("12"), as_number(b"text"), as_number([])
+    >>> as_number(None), as_number(b"12"), as_number("12"), as_number(b"text"), as_number(1e19)
     (None, 12, 12, -1, -1)
 
     """
     if answer is None:
         return None
+    # Exactly these: a float of that size stays what it is when 1 is added, so that nobody would
+    # hear of a write; and whoever can write to the cache can put an object there, with code.
+    if type(answer) not in (int, str, bytes):
+        return -1
     try:
         return int(answer)
-    except (TypeError, ValueError):
+    except ValueError:
         return -1
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 try:
     from kazoo.client import KazooClient
@@ -43,6 +43,7 @@ from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import Difference, chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, Missing
+from .hiding import hidden, kind_of
 from .locks import LEASE, Lease
 from .options import seconds
 from .zookeeperclient import Client, NotConnectedError
@@ -163,7 +164,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     ) -> None:
         if not isinstance(connection, KazooClient):
             raise TypeError(
-                f"connection={connection!r}: write a kazoo.client.KazooClient, or use "
+                f"connection is {kind_of(connection)}: write a kazoo.client.KazooClient, or use "
                 "durabledict.open('zookeeper://host:port/path')"
             )
         limit = seconds(timeout)
@@ -200,12 +201,12 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         :raises ValueError: no host, or no path
 
         """
-        parts = urlsplit(url)
+        parts = _parsed(url)
         path = unquote(parts.path)
         if not parts.netloc or "@" in parts.netloc or not path.strip("/"):
-            raise ValueError(f"{url!r}: write zookeeper://host:port,host:port/path")
+            raise ValueError(f"{hidden(url)!r}: write zookeeper://host:port,host:port/path")
         if parts.query or parts.fragment:
-            raise ValueError(f"{url!r}: write %3F and %23 for the ? and # of a path")
+            raise ValueError(f"{hidden(url)!r}: write %3F and %23 for the ? and # of a path")
         return cls(path, KazooClient(parts.netloc), **options)
 
     # -- reading ------------------------------------------------------------------------------
@@ -439,3 +440,11 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         super()._after_fork()
         self._client.after_fork()
         self._tree.after_fork()
+
+
+def _parsed(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        pass  # whose message may have a password that is there by mistake
+    raise ValueError(f"{hidden(url)!r}: write zookeeper://host:port,host:port/path")

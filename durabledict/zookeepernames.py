@@ -29,6 +29,9 @@ from .keys import decode_key, encode_key
 __all__ = ["IS_FORBIDDEN", "OWN_NAME", "Place", "checked_path", "decode_name", "encode_name"]
 
 TAG = "~name:"
+#: How the escape of an escape begins, and where the text after its tilde does.
+OF_AN_ESCAPE = "~name:%7Ename:"
+AFTER_TILDE = len("~name:%7E")
 
 #: What ZooKeeper takes in no name (PathUtils.validatePath counts in the units of UTF-16, so that
 #: no character above U+FFFF is taken, either), and what stands for itself in no escape.
@@ -96,7 +99,16 @@ def _is_no_name(text: str, in_root: bool) -> bool:
 def _unescaped(name: str, in_root: bool) -> str | None:
     """Return the text of an escape, or None where `encode_name` would not have written it."""
     outermost: str | None = None
+    if IS_FORBIDDEN.search(name):
+        return None
     while name.startswith(TAG):
+        percents = name.count("%", AFTER_TILDE)
+        if name.startswith(OF_AN_ESCAPE) and name.count("%25", AFTER_TILDE) == percents:
+            # What is below says the same, but takes a minute for a name of a megabyte that has a
+            # thousand levels, as anybody may write it.
+            name = "~" + name[AFTER_TILDE:].replace("%25", "%")
+            outermost = name if outermost is None else outermost
+            continue
         try:
             text = unquote_to_bytes(name[len(TAG) :]).decode("utf-8")
         except UnicodeDecodeError:

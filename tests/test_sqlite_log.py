@@ -65,7 +65,10 @@ def query(file: Path, sql: str, *values: Any) -> list[Any]:
 def lists(file: Path, keyspace: str = "default") -> list[tuple[int, list[Any], list[Any]]]:
     """Each commit in the file: its version, the keys written, the keys removed."""
     rows = query(file, f"{COMMITS} ORDER BY version", keyspace)
-    return [(version, unpacked(written), unpacked(removed)) for version, written, removed in rows]
+    return [
+        (version, unpacked(written) or [], unpacked(removed) or [])
+        for version, written, removed in rows
+    ]
 
 
 # What the table of entries has for a key: ours, or bytes, which are no UTF-8.

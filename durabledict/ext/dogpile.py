@@ -20,6 +20,7 @@ from .dogpilerecords import (
     Entry,
     check_record,
     content_of,
+    entry_of,
     from_dict,
     to_dict,
 )
@@ -123,7 +124,8 @@ class DictBackend(EntriesBackend):
             type(found) is tuple
             and len(found) == 2
             and type(found[1]) is dict
-            and "ct" in found[1]
+            and type(found[1].get("ct")) is float
+            and "v" in found[1]
             and (invalidation is None or found[1].get(GENERATION, "") == invalidation.current())
         ):
             # As `CachedValue(*found)` makes it, in half the time.
@@ -213,4 +215,4 @@ class StoreBackend(EntriesBackend):
 
 def _entry_of(record: Any) -> Entry | None:
     content = content_of(record.value)
-    return None if content is None else Entry(content, record.generation or "")
+    return None if content is None else entry_of(content, record.generation or "")

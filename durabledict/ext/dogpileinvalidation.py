@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from dogpile.cache.api import CachedValue, CacheMutex
 from dogpile.cache.region import RegionInvalidationStrategy
 
 from ..base import DurableDict
+from ..hiding import kind_of
 from ..locks import Mutex
 from ..stampcaches import call_after_fork
 from ..stores.base import BaseStore
 from ..stores.chained import ChainedStore
-from .dogpilerecords import CacheRecord, Entry, check_record
+from .dogpilerecords import CacheRecord, Entry, check_record, is_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,8 @@ SOFT_TIME = 1.0
 
 #: How the second token begins where it is a soft invalidation that set it.
 _SOFTLY = "~"
+
+_OF_A_TOKEN = re.compile(r"~?[0-9A-Za-z_.-]{1,100}").fullmatch
 
 
 class SharedInvalidation(RegionInvalidationStrategy):
@@ -84,7 +88,7 @@ class SharedInvalidation(RegionInvalidationStrategy):
             check_record(place, record)
         elif not isinstance(place, DurableDict):
             raise TypeError(
-                f"place: pass a DurableDict or a Store of durabledict.stores, not {place!r}"
+                f"place: pass a DurableDict or a Store of durabledict.stores, not {kind_of(place)}"
             )
         self.place = place
         self.name = name
@@ -137,7 +141,8 @@ class SharedInvalidation(RegionInvalidationStrategy):
         # Each hit waits for this: the tokens are mostly the very ones of the last time.
         if hard is known[0] and soft is known[1]:
             return known[2]
-        found = None if hard is None or soft is None else f"{_text(hard)} {_text(soft)}"
+        both = _is_token(hard) and _is_token(soft)
+        found = f"{_text(hard)} {_text(soft)}" if both else None
         self._known = hard, soft, found
         return found
 
@@ -151,7 +156,7 @@ class SharedInvalidation(RegionInvalidationStrategy):
         if found is None:
             # By a write of its own for each: of two processes one would else get the other's half.
             for name, token in zip(self._names, self._read(), strict=True):
-                if token is None:
+                if not _is_token(token):
                     self._add(name)
             found = self.current()
         # A place that forgets at once makes every value invalid.
@@ -181,7 +186,8 @@ class SharedInvalidation(RegionInvalidationStrategy):
     def _add(self, name: str) -> None:
         """Set a token that is missing. In a Store of two processes the last one sets it."""
         if isinstance(self.place, DurableDict):
-            self.place.setdefault(name, _token())
+            if not _is_token(self.place.setdefault(name, _token())):
+                self.place[name] = _token()
         else:
             self.place.put(self._record(key=name, value=_token()))
 
@@ -190,9 +196,17 @@ def _token() -> str:
     return os.urandom(8).hex()
 
 
+def _is_token(found: Any) -> bool:
+    """Whether this is a token; something else, which anybody may have put there, counts as none."""
+    if not isinstance(found, (str, bytes)):
+        return False
+    text = _text(found)
+    return _OF_A_TOKEN(text) is not None
+
+
 def _text(token: Any) -> str:
     """Return a token as it was set: an encoding that stores bytes as they are gives those."""
-    return token.decode("ascii") if isinstance(token, bytes) else str(token)
+    return token.decode("ascii", "replace") if isinstance(token, bytes) else str(token)
 
 
 def read_many(d: DurableDict[Any, Any], keys: Sequence[Any]) -> list[Any]:
@@ -230,9 +244,9 @@ def shown(entry: Entry, current: str | None) -> CachedValue | bytes | None:
     text, bar, rest = content.partition(b"|")
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or "ct" not in found:
+    if not is_metadata(found):
         return None  # a proxy's own form, in which nobody knows the time
     return b"%b%b%b" % (json.dumps({**found, "ct": time}).encode("ascii"), bar, rest)
 

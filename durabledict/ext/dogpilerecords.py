@@ -28,7 +28,9 @@ __all__ = [
     "Entry",
     "check_record",
     "content_of",
+    "entry_of",
     "from_dict",
+    "is_metadata",
     "to_dict",
 ]
 
@@ -87,6 +89,14 @@ def content_of(value: Any) -> tuple[Any, Mapping[str, Any]] | bytes | None:
     return None
 
 
+def is_metadata(found: Any) -> bool:
+    """Whether metadata that somebody has stored are what dogpile can compute with."""
+    if not isinstance(found, Mapping):
+        return False
+    # It takes the version for granted, and subtracts the time from another one.
+    return "v" in found and type(found.get("ct")) in (int, float)
+
+
 def to_dict(entry: Entry) -> Any:
     """Return the value of a dict that holds an entry."""
     content, generation = entry
@@ -101,12 +111,19 @@ def from_dict(value: Any) -> Entry | None:
     """Return the entry that a value of a dict holds; None: it holds none."""
     content = content_of(value)
     if isinstance(content, tuple):
-        return Entry(content, content[1].get(GENERATION, ""))
+        return entry_of(content, content[1].get(GENERATION, ""))
     if content is None or not content.startswith(_HEADER) or len(content) == len(_HEADER):
         return None
     begin = len(_HEADER) + 1
     end = begin + content[begin - 1]
     return Entry(content[end:], content[begin:end].decode("ascii", "replace"))
+
+
+def entry_of(content: Any, generation: Any) -> Entry | None:
+    """Return an entry of what was stored; None: no region has written that."""
+    if isinstance(content, tuple) and not is_metadata(content[1]):
+        return None
+    return Entry(content, generation) if isinstance(generation, str) else None
 
 
 def check_record(store: BaseStore, record: Any) -> None:

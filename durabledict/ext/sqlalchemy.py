@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ..hiding import kind_of
 from ..stores.base import BaseStore
 from ..stores.cachelayers import layer_of
 from ..stores.chained import MARKER_LIFE, ChainedStore
@@ -61,7 +62,9 @@ class StockpyleSessionExtension:
         self._joined = WeakKeyDictionary()
         self._layers = self._layers_of(store)
         if not self._layers:
-            raise ValueError(f"store={store!r}: there is no cache in it that could be told")
+            raise ValueError(
+                f"store is {kind_of(store)}: there is no cache in it that could be told"
+            )
 
     def _layers_of(self, store: BaseStore) -> list[Layer]:
         if isinstance(store, SqlAlchemyStore):
@@ -272,14 +275,14 @@ def _sessions_of(target: Any) -> Any:
             if sessions is not Session:
                 return sessions
             raise TypeError(
-                f"target={target!r}: all such sessions are of the class Session; write "
+                f"target is {kind_of(target)}: all such sessions are of the class Session; write "
                 "maker = sessionmaker(); sync_sessions(maker, store); "
                 "async_sessionmaker(engine, sync_session_class=maker)"
             )
     is_class = isinstance(target, type) and issubclass(target, Session)
     if not is_class and not isinstance(target, (Session, scoped_session, session_factory)):
         raise TypeError(
-            f"target={target!r}: pass a sessionmaker, a scoped_session, a Session, a class of "
-            "those, or an AsyncSession"
+            f"target is {kind_of(target)}: pass a sessionmaker, a scoped_session, a Session, a "
+            "class of those, or an AsyncSession"
         )
     return target

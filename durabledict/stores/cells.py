@@ -17,6 +17,7 @@ deleted, without decoding it. Its tags are the tokens of its groups, by their na
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import NamedTuple
 
@@ -28,7 +29,9 @@ __all__ = [
     "Record",
     "Tags",
     "is_marker",
+    "is_name",
     "is_record",
+    "is_whole",
     "marker",
     "new_token",
     "pack_pointer",
@@ -56,6 +59,11 @@ Tags = tuple[tuple[str, bytes], ...]
 _POINTER = b"P" + bytes([FORMAT])
 _TOKEN = b"G" + bytes([FORMAT])
 _MARKERS = b"MFS"
+
+# What every name of ours is made of: a cell is whatever somebody has written, and others than these
+# would be two commands to memcached, or a file outside of a Store's folder.
+_OF_A_NAME = re.compile(r"[\x21-\x5b\x5d-\x7e]+").fullmatch
+_NO_PARTS = frozenset({"", ".", ".."})
 
 
 class Record(NamedTuple):
@@ -86,6 +94,11 @@ def new_token() -> bytes:
     return _TOKEN + os.urandom(12).hex().encode()
 
 
+def is_name(name: str) -> bool:
+    """Whether a name can be one of a record, a pointer or a token, so that it may be asked for."""
+    return _OF_A_NAME(name) is not None and _NO_PARTS.isdisjoint(name.split("/"))
+
+
 def is_marker(cell: bytes) -> bool:
     """Whether a cell is a marker: to who reads, the same as nothing."""
     return not cell or cell[0] in _MARKERS
@@ -99,14 +112,17 @@ def pack_pointer(name: str) -> bytes:
 def pointer_of(cell: bytes) -> str | None:
     """Return the name that a pointer leads to; None: it is none.
 
-    :raises DecodingError: of a newer format
+    :raises DecodingError: of a newer format, or what it leads to is no name
 
     """
     # Not `cell[0]`: a mapping may hold a tuple, whose object is not to be compared.
     if cell[:1] != b"P":
         return None
     _check_format(cell)
-    return cell[2:].decode("ascii", "replace")
+    name = cell[2:].decode("ascii", "replace")
+    if not is_name(name):
+        raise DecodingError("it leads to what is no name")
+    return name
 
 
 def pack_record(
@@ -126,6 +142,14 @@ def pack_record(
 def is_record(cell: bytes) -> bool:
     """Whether a cell is a record of this format, with groups or without."""
     return cell[:2] in (RECORD, TAGGED)
+
+
+def is_whole(cell: bytes) -> bool:
+    """Whether a record of this format is not cut off."""
+    try:
+        return _parts(cell) is not None
+    except DecodingError:
+        return False
 
 
 def payload_start(cell: bytes) -> int:
@@ -153,14 +177,15 @@ def record_of(cell: bytes) -> Record | None:
     if found is None:
         return None
     expires, listed, _, payload = found
-    names = listed.decode("ascii", "replace")
-    return Record(expires, tuple(names.split("\n")) if names else (), payload)
+    # What is no name leads to nothing that could be removed with the record.
+    names = filter(is_name, listed.decode("ascii", "replace").split("\n"))
+    return Record(expires, tuple(names), payload)
 
 
 def tags_of(cell: bytes) -> Tags:
     """Return the tokens that a record has of its groups; of what is no such record, nothing.
 
-    :raises DecodingError: of a newer format, or cut off
+    :raises DecodingError: of a newer format, cut off, or of a group that has no name
 
     """
     found = _parts(cell)
@@ -168,8 +193,11 @@ def tags_of(cell: bytes) -> Tags:
         return ()
     tags = []
     for line in found[2].split(b"\n"):
-        name, _, token = line.partition(b" ")
-        tags.append((name.decode("ascii", "replace"), token))
+        word, _, token = line.partition(b" ")
+        name = word.decode("ascii", "replace")
+        if not is_name(name):
+            raise DecodingError("it is of a group that has no name")
+        tags.append((name, token))
     return tuple(tags)
 
 

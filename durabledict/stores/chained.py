@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from ..hiding import kind_of
 from ..locks import LEASE, Lease, ProcessLease
 from ..options import seconds
 from .base import BaseStore, Key
@@ -69,7 +70,7 @@ class ChainedStore(BaseStore):
             raise ValueError("stores=[]: a chain has at least one Store, the durable one")
         for store in self._stores:
             if not isinstance(store, BaseStore):
-                raise TypeError(f"stores: {store!r} is no Store; subclass BaseStore")
+                raise TypeError(f"stores: {kind_of(store)} is no Store; subclass BaseStore")
         if len(set(map(id, self._stores))) < len(self._stores):
             # Its own markers would be in the way of what is put.
             raise ValueError(f"stores={self._stores!r}: one of them is there twice")

@@ -302,7 +302,7 @@ class BaseDictionaryStore(ReservingStore):
         try:
             record = payload_of(cell)
         except DecodingError as error:
-            raise DecodingError(f"the value of key {name!r} cannot be decoded: {error}") from error
+            raise _undecodable(name, error) from error
         if record is None:
             return None
         expires, payload = record
@@ -322,10 +322,17 @@ def _targets(cells: Mapping[str, bytes]) -> dict[str, str]:
     """Return where the pointers lead."""
     found = {}
     for name, cell in cells.items():
-        target = pointer_of(cell)
+        try:
+            target = pointer_of(cell)
+        except DecodingError as error:
+            raise _undecodable(name, error) from error
         if target is not None:
             found[name] = target
     return found
+
+
+def _undecodable(name: str, error: DecodingError) -> DecodingError:
+    return DecodingError(f"the value of key {name!r} cannot be decoded: {error}")
 
 
 def _pointer_writings(prepared: Iterable[Prepared]) -> list[Writing]:

@@ -9,6 +9,7 @@ from ..base import DurableDict
 from ..basicencodings import PickleEncoding
 from ..changes import Undecodable
 from ..errors import MISSING, DecodingError
+from ..hiding import kind_of
 from ..locks import LEASE, Lease
 from ..memory import MemoryDict
 from .cells import new_token, pack_pointer
@@ -62,8 +63,8 @@ class DurableDictStore(BaseDictionaryStore):
     ) -> None:
         if not isinstance(durable_dict, DurableDict):
             raise TypeError(
-                f"durable_dict={durable_dict!r}: pass a DurableDict; for other mappings there is "
-                "ShoveStore"
+                f"durable_dict is {kind_of(durable_dict)}: pass a DurableDict; for other "
+                "mappings there is ShoveStore"
             )
         if encoding is None:
             encoding = durable_dict.encoding

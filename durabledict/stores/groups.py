@@ -61,7 +61,9 @@ def token_name(group: Any) -> str:
     :raises TypeError: it has no name
 
     """
-    return f"!group/{word('group', group)}"
+    text = word("group", group)
+    # To a Store of files, nothing and dots alone would be a folder.
+    return f"!group/{text if text.strip('.') else f'%{text}'}"
 
 
 def groups_of(obj: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..basicencodings import PickleEncoding
+from ..hiding import kind_of
 from ..locks import LEASE, Lease
 from . import lifetime as clock
 from .cells import is_marker, marker, new_token, pack_pointer
@@ -124,7 +125,8 @@ class MemcacheStore(GuardedDictionaryStore):
             raise TypeError('MemcacheStore takes servers=["localhost:11211"], or client=')
         if client is not None and not isinstance(client, (Client, PooledClient, HashClient)):
             raise TypeError(
-                f"client={client!r}: pass a Client, PooledClient or HashClient of pymemcache"
+                f"client is {kind_of(client)}: pass a Client, PooledClient or HashClient of "
+                "pymemcache"
             )
         self._client = client if client is not None else _client_of(servers)
         self._is_mine = client is None

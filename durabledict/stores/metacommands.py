@@ -17,6 +17,9 @@ __all__ = ["TOO_LARGE", "Reply", "exchange", "get_many"]
 #: Bytes to ask a socket for at once.
 CHUNK = 1 << 18
 
+#: Of the size of an item: memcached takes none of more than a gigabyte.
+MOST_DIGITS = 10
+
 TOO_LARGE = b"SERVER_ERROR object too large for cache"
 
 
@@ -83,7 +86,7 @@ def get_many(node: Any, keys: Iterable[bytes]) -> dict[bytes, bytes]:
             if words[0] != b"VALUE":
                 break
             end += 2
-            after = end + int(words[3])
+            after = end + _size(words, 3)
             if after + 2 > len(data):
                 break
             found[words[1]] = data[end:after]
@@ -101,6 +104,19 @@ def _is_too_large(reply: Reply) -> bool:
     return reply.status.startswith(b"SERVER_ERROR") and b"too large" in reply.status
 
 
+def _size(words: list[bytes], place: int) -> int:
+    """Return the bytes of a value, of the line before it.
+
+    :raises MemcacheServerError: it says none, or more than any item has
+
+    """
+    size = words[place] if place < len(words) else b""
+    if not size.isdigit() or len(size) > MOST_DIGITS:
+        line = b" ".join(words)[:100].decode("ascii", "replace")
+        raise MemcacheServerError(f"memcached does not say the size of a value: {line}")
+    return int(size)
+
+
 def _reply(stream: Any) -> Reply:
     line: bytes = stream.readline()
     if not line.endswith(b"\r\n"):
@@ -113,11 +129,14 @@ def _reply(stream: Any) -> Reply:
         raise MemcacheClientError(line.rstrip().decode("ascii", "replace"))
     words = line.split()
     value = b""
+    if not words:
+        raise MemcacheServerError("an empty line is no answer of memcached's")
     status, flags = words[0], words[1:]
     if status == b"VA":
-        size = int(flags.pop(0))
+        size = _size(words, 1)
+        del flags[0]
         value = stream.read(size + 2)
-        if len(value) != size + 2:
+        if not value.endswith(b"\r\n") or len(value) != size + 2:
             raise MemcacheUnexpectedCloseError()
         value = value[:-2]
     return Reply(status, {word[:1]: word[1:] for word in flags}, value)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
 from ..locks import LEASE, Lease
-from .cells import is_marker, marker, new_token, pack_pointer, record_of
+from .cells import is_marker, is_name, marker, new_token, pack_pointer, record_of
 from .dictionary import stale_pointers
 from .guarded import CREATION_LIFE, SPOILED_LIFE
 from .guardeddictionary import (
@@ -22,10 +22,9 @@ from .lifetime import LifetimeCallback
 from .reserving import BUSY, Prepared, Reservation, Writing
 
 try:
-    from redis import Redis
-
     from ..redisleases import RedisLease
     from ..redisscripts import Script
+    from ..redisservers import client_of
     from .redispipe import Call, Pipe, call, run
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("redis"):
@@ -137,6 +136,7 @@ class RedisStore(GuardedDictionaryStore):
     :param lifetime_cb: a function of an object that returns its lifetime
     :param prefix: what all names begin with
     :raises TypeError: no client of redis-py's
+    :raises ValueError: redis-py cannot read the URL
 
     The other parameters are those of `BaseDictionaryStore`.
 
@@ -162,7 +162,7 @@ class RedisStore(GuardedDictionaryStore):
             allow_unsigned=allow_unsigned,
         )
         self._is_mine = isinstance(client, str)
-        self._client = Redis.from_url(client) if isinstance(client, str) else client
+        self._client = client_of(client) if isinstance(client, str) else client
         self._pipe = Pipe(self._client)
         self.keyspace = self.prefix = prefix
 
@@ -245,7 +245,8 @@ class RedisStore(GuardedDictionaryStore):
         proofs: dict[str, Any] = {}
         for (name, token), (was_marked, pointers) in zip(tokens.items(), replies, strict=True):
             if not was_marked:
-                proofs[name] = _Proof(token, tuple(pointers.decode().split("\n")))
+                names = pointers.decode("ascii", "replace").split("\n")
+                proofs[name] = _Proof(token, tuple(filter(is_name, names)))
         return proofs
 
     def _read_or_claim(
@@ -297,7 +298,7 @@ class RedisStore(GuardedDictionaryStore):
         for each in settled:
             if each.proof is not None:
                 cell = pack_pointer(each.name)
-                gone.update({name: cell for name in each.proof.pointers if name})
+                gone.update(dict.fromkeys(each.proof.pointers, cell))
         calls += [self._remove_cell(*pair) for pair in gone.items() if pair[0] not in kept]
         self._pipe.ask(calls)
 

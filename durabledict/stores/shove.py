@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from .. import coder
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
+from ..hiding import kind_of
 from . import lifetime
 from .cells import is_marker
 from .dictionary import BaseDictionaryStore
@@ -80,7 +81,7 @@ class ShoveStore(BaseDictionaryStore):
         if isinstance(source, str):
             self._files = source = _open(source, storage_options or {})
         if not isinstance(source, MutableMapping):
-            raise TypeError(f"{source!r} is no mutable mapping, and no URL")
+            raise TypeError(f"{kind_of(source)} is no mutable mapping, and no URL")
         self._mapping: MutableMapping[str, Any] = source
         # A plain dict is this process's own.
         self.shared = not isinstance(source, dict) or isinstance(source, DurableDict)

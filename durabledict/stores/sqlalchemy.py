@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ..hiding import kind_of
 from ..locks import LEASE, Lease
 from ..stampcaches import call_after_fork
 from .base import BaseStore, Key
@@ -110,7 +111,7 @@ class SqlAlchemyStore(BaseStore):
                 f"{len(given) or 'none'} was given"
             )
         if engine is not None and not isinstance(engine, Engine):
-            raise TypeError(f"engine={engine!r}: pass what create_engine returns")
+            raise TypeError(f"engine is {kind_of(engine)}: pass what create_engine returns")
         self._own_engine = None if uri is None else create_engine(uri)
         self._engine = self._own_engine if engine is None else engine
         if isinstance(sessionmaker, scoped_session):
@@ -118,7 +119,7 @@ class SqlAlchemyStore(BaseStore):
         if sessionmaker is None:
             sessionmaker = session_factory(self._engine)
         elif not callable(sessionmaker):
-            raise TypeError(f"sessionmaker={sessionmaker!r}: pass a sessionmaker")
+            raise TypeError(f"sessionmaker is {kind_of(sessionmaker)}: pass a sessionmaker")
         self._sessionmaker = sessionmaker
         self._merge_into = merge_into
         # Of the processes that this one was forked from: theirs to close.

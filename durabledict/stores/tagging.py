@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import DecodingError
 from .base import BaseStore
-from .cells import TAGGED, Tags, new_token, tags_of
+from .cells import TAGGED, Tags, is_whole, new_token, tags_of
 from .groups import ANY, Tokens, all_groups_of, groups_of, may_have_groups, token_name
 
 __all__ = ["TaggingStore"]
@@ -117,19 +117,23 @@ class TaggingStore(BaseStore):
 
         """
         tagged = {}
+        broken = set()
         for name, cell in cells.items():
             if cell[:2] == TAGGED:
                 try:
                     tagged[name] = tags_of(cell)
                 except DecodingError:
-                    pass  # whoever decodes it will tell
+                    # Nobody can tell whether its groups were invalidated; what is cut off, whoever
+                    # decodes it will tell.
+                    if is_whole(cell):
+                        broken.add(name)
         if not tagged:
-            return set()
+            return broken
         known = dict(tokens)
         unknown = {each for tags in tagged.values() for each, _ in tags} - known.keys()
         if unknown:
             known.update(self._read_tokens(sorted(unknown)))
-        return {
+        return broken | {
             name
             for name, tags in tagged.items()
             if any(known.get(each) != token for each, token in tags)
