@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from durabledict import DurableDict, RedisDict, SqliteDict, ZookeeperDict
+import durabledict
+from durabledict import DurableDict
 from tests.servers import HOST
 
 from .reads import entries
@@ -35,12 +36,15 @@ Place = dict[str, Any]
 
 
 def _open(place: Place, name: str, autosync: Any) -> DurableDict[str, str]:
+    # Each driver is imported only where it is used: it is a part of the memory.
     if place["kind"] == "sqlite":
-        return SqliteDict(place["path"], name, autosync=autosync)
+        return durabledict.SqliteDict(place["path"], name, autosync=autosync)
     if place["kind"] == "redis":
-        return RedisDict.from_url(f"redis://{HOST}:{place['port']}/0", name, autosync=autosync)
+        return durabledict.RedisDict.from_url(
+            f"redis://{HOST}:{place['port']}/0", name, autosync=autosync
+        )
     if place["kind"] == "zookeeper":
-        return ZookeeperDict.from_url(
+        return durabledict.ZookeeperDict.from_url(
             f"zookeeper://{HOST}:{place['port']}/{name}", autosync=autosync
         )
     return _settings(place, name, autosync)
@@ -143,6 +147,8 @@ def main() -> None:
         for line in sys.stdin:
             action, *arguments = line.split()
             if action == "memory":
+                # Some load at the first read.
+                len(held)
                 print(json.dumps(_memory()), flush=True)
                 continue
             # What it takes to look at that is taken off.

@@ -14,6 +14,7 @@ from .measure import Statement, timed
 from .peers import bare_table, peers
 from .reads import entries
 from .rediscommands import READS, Commands, redis_commands
+from .redispeers import LeftOut, redis_peers
 from .rediswakeup import redis_latencies
 from .syncs import pair, sync_after_one_change
 from .tables import Spread
@@ -202,7 +203,10 @@ def draw_wakeups(target: str, samples: Mapping[str, Sequence[int]]) -> dict[str,
 
 
 def _commands(folder: str, target: str) -> Iterator[str]:
-    counted = list(redis_commands({}))
+    left_out: LeftOut = {}
+    with RedisServer() as server, redis_peers(server, {}, left_out):
+        pass  # to find out which there are
+    counted = list(redis_commands(left_out))
     draw_commands(target, counted)
     yield from (f"{each.what}: {each.reading:.1f} commands a second" for each in counted)
 
