@@ -108,7 +108,8 @@ def draw_curves(
     axes.set_xlabel(of)
     axes.set_ylabel(unit)
     axes.set_title(title, fontsize=11)
-    axes.legend(frameon=False)
+    # Below, where it hides nothing.
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2)
 
 
 def _tick(value: float, place: int | None) -> str:

@@ -82,7 +82,7 @@ CHECKS: dict[str, Check] = {
     "a tuple comes back as one": _stores((1, "two")),
 }
 
-LINE = "{:<32}" + " {:<16}" * 6
+LINE = "{:<29} {:<11} {:<15} {:<16} {:<14} {:<16} {}"
 
 
 def outcome(check: Check, opened: Any) -> str:

@@ -115,7 +115,7 @@ def draw_syncs(
         Curve("full reload: sync(force=True)", [each * 1e3 for each in reloads], OTHERS),
         Curve("sync() after one entry changed", [each * 1e3 for each in after_one]),
     ]
-    with picture(target) as axes:
+    with picture(target, height=3.8) as axes:
         draw_curves(axes, sizes, curves, "entries held", "milliseconds", "What a sync costs")
 
 
@@ -138,7 +138,7 @@ def _writes(folder: str, target: str) -> Iterator[str]:
                 statements[f"by hand, {synchronous}"] = bare.writing(
                     in_random_order(held), new_values()
                 )
-            seconds = timed(statements.values(), rounds=10, round_seconds=0.1)
+            seconds = timed(statements.values(), round_seconds=0.1)
         for name, each in zip(statements, seconds, strict=True):
             taken.setdefault(name, []).append(each)
             yield f"{number:,} entries: {name} {each * 1e6:.0f} us"
@@ -157,7 +157,7 @@ def draw_writes(target: str, sizes: Sequence[int], taken: Mapping[str, Sequence[
         )
         for name, seconds in taken.items()
     ]
-    with picture(target, height=4.2) as axes:
+    with picture(target, height=4.6) as axes:
         title = "A write to a SqliteDict, and to a table by hand"
         draw_curves(axes, sizes, curves, "entries held", "microseconds", title)
 
@@ -221,10 +221,12 @@ def draw_commands(target: str, counted: Sequence[Commands]) -> None:
             dashed=not each.what.startswith(OWN),
             # Those of the others lie on top of each other.
             written=each.what.startswith(OWN),
+            # Every other one: two of them are near to each other.
+            above=number % 2 == 0,
         )
         for number, each in enumerate(counted)
     ]
-    with picture(target, height=4.6) as axes:
+    with picture(target, height=5.2) as axes:
         title = f"Commands that Redis gets, at {READS} reads a second in each process"
         draw_curves(axes, PROCESSES, curves, "processes", "commands a second", title)
 
