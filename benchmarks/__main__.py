@@ -23,7 +23,8 @@ from .syncs import syncs
 from .wakeup import wakeups
 from .writes import writes
 
-PARTS = ("sqlite", "redis", "zookeeper", "django", "stores")
+PICTURES = ("reads", "syncs", "writes", "wakeups", "commands")
+PARTS = ("sqlite", "redis", "zookeeper", "django", "stores", "growing", "features")
 
 
 def main() -> None:
@@ -31,6 +32,12 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--plots", metavar="FOLDER", help="draw the plots into this folder; print no tables"
+    )
+    parser.add_argument(
+        "--picture",
+        action="append",
+        choices=PICTURES,
+        help="with --plots: draw this one alone; may be repeated",
     )
     which.add_argument("--only", choices=PARTS, help="print the tables of this backend alone")
     options = parser.parse_args()
@@ -43,7 +50,7 @@ def main() -> None:
         if options.plots is None:
             verdict = _tables(folder, PARTS if options.only is None else (options.only,))
         else:
-            verdict = _plots(folder, options.plots)
+            verdict = _plots(folder, options.plots, options.picture)
     print(f"\nTook {time.monotonic() - began:.0f} s. {verdict}")
 
 
@@ -69,6 +76,14 @@ def _tables(folder: str, parts: Sequence[str]) -> str:
         from .facadestores import facade_tables
 
         missed += facade_tables()
+    if "growing" in parts:
+        from .growing import growing_tables
+
+        missed += growing_tables()
+    if "features" in parts:
+        from .features import feature_tables
+
+        missed += feature_tables(folder)
     return "\n".join(["", *missed]) if missed else "Every limit is kept."
 
 
@@ -96,11 +111,11 @@ def _sqlite_tables(folder: str) -> list[str]:
     return missed
 
 
-def _plots(folder: str, target: str) -> str:
+def _plots(folder: str, target: str, names: Sequence[str] | None) -> str:
     # Only here: matplotlib is needed for nothing else.
     from .plots import plots
 
-    for line in plots(folder, target):
+    for line in plots(folder, target, names):
         print(line, flush=True)
     return f"The plots are in {target}."
 

@@ -1,74 +1,78 @@
-"""Draws what reads and syncs cost: `python -m benchmarks --plots docs/images`.
-
-Only this module needs matplotlib. The pictures are SVG with texts as text, and the same figures
-give the same files.
-"""
+"""Measures and draws what the docs show: `python -m benchmarks --plots docs/images`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from durabledict import RedisDict, SqliteDict
+from tests.redisservers import RedisServer
 
-from durabledict import SqliteDict
-
+from .drawing import OTHERS, OURS, Curve, draw_bars, draw_curves, picture, plain
 from .measure import Statement, timed
-from .peers import peers
+from .peers import bare_table, peers
 from .reads import entries
+from .rediscommands import READS, Commands, redis_commands
+from .redispeers import LeftOut, redis_peers
+from .rediswakeup import redis_latencies
 from .syncs import pair, sync_after_one_change
+from .tables import Spread
+from .wakeup import KEY, wakeups
+from .writes import LIMITS, in_random_order, new_values
 
-__all__ = ["plots"]
-
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "durabledict",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    # Not transparent: dark letters would vanish on a dark page.
-    "savefig.facecolor": "white",
-}
-OURS, OTHERS = "#2a6f97", "#b0b0b0"
+__all__ = [
+    "PICTURES",
+    "draw_commands",
+    "draw_reads",
+    "draw_syncs",
+    "draw_wakeups",
+    "draw_writes",
+    "plots",
+]
 
 HELD = 1_000
-SIZES = (1_000, 10_000, 100_000, 1_000_000)
+SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
+PROCESSES = (1, 10, 100, 1_000, 10_000)
+
+#: How the names of our own modes begin.
+OWN = ("autosync", "watch()")
+
+# By size.
+Curves = dict[str, list[float]]
 
 
-def plots(folder: str, target: str) -> Iterator[str]:
-    """Measure and draw; say what was drawn.
+def plots(folder: str, target: str, names: Iterable[str] | None = None) -> Iterator[str]:
+    """Measure and draw; say what was measured.
 
     :param folder: for the files that are measured
     :param target: the folder for the pictures
+    :param names: of the pictures; None: all
 
     """
     os.makedirs(target, exist_ok=True)
-    read = _reads(folder)
-    with _picture(os.path.join(target, "reads.svg"), 7.0, 3.0) as axes:
-        _draw_reads(axes, read)
-    yield from (f"d[k], {name}: {seconds * 1e6:.3f} us" for name, seconds in read.items())
-    after_one, reloads = _syncs(folder)
-    with _picture(os.path.join(target, "syncs.svg"), 7.0, 3.4) as axes:
-        _draw_syncs(axes, after_one, reloads)
-    for number, one, all_entries in zip(SIZES, after_one, reloads, strict=True):
-        yield f"{number:,} entries: sync() {one * 1e6:.0f} us, reload {all_entries * 1e6:.0f} us"
+    for name in PICTURES if names is None else names:
+        yield from PICTURES[name](folder, os.path.join(target, f"{name}.svg"))
 
 
-@contextmanager
-def _picture(path: str, width: float, height: float) -> Iterator[Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.subplots()
-        # Without the date and the version: the file changes only with the figures.
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+# -- reads ------------------------------------------------------------------------------------
 
 
-def _reads(folder: str) -> dict[str, float]:
-    """Return the seconds of a read, by what is read from."""
+def _reads(folder: str, target: str) -> Iterator[str]:
+    read = _read_cost(folder)
+    draw_reads(target, read)
+    yield from (f"d[k], {name}: {microseconds:.3f} us" for name, microseconds in read.items())
+
+
+def draw_reads(target: str, read: Mapping[str, float]) -> None:
+    """Draw the microseconds of a read, by what is read from."""
+    title = f"A read of a SqliteDict of {HELD:,} entries, and of others"
+    with picture(target, height=3.0) as axes:
+        draw_bars(axes, read, ["autosync"], "microseconds for one d[k]", title)
+
+
+def _read_cost(folder: str) -> dict[str, float]:
+    """Return the microseconds of a read, by what is read from."""
     held = entries(HELD)
     statements = {}
     with ExitStack() as stack:
@@ -81,11 +85,14 @@ def _reads(folder: str) -> dict[str, float]:
             statements[f"autosync={name}"] = Statement("d[k]", unroll=10, d=d, k="setting.500")
         for peer in stack.enter_context(peers(folder, held, "FULL")):
             statements[peer.name] = peer.reading("setting.500")
-        return dict(zip(statements, timed(statements.values()), strict=True))
+        taken = timed(statements.values())
+        return {name: each * 1e6 for name, each in zip(statements, taken, strict=True)}
 
 
-def _syncs(folder: str) -> tuple[list[float], list[float]]:
-    """Return the seconds of a sync after one change, and of a reload, for each size."""
+# -- syncs and writes, by the number of entries -----------------------------------------------
+
+
+def _syncs(folder: str, target: str) -> Iterator[str]:
     after_one, reloads = [], []
     for number in SIZES:
         with pair(folder, number) as (writer, reader):
@@ -93,56 +100,142 @@ def _syncs(folder: str) -> tuple[list[float], list[float]]:
             # The rounds of many entries are long enough to need no repeating.
             rounds = 20 if number <= 10_000 else 5
             reloads += timed([Statement("d.sync(force=True)", d=reader)], rounds=rounds)
-    return after_one, reloads
+        yield (
+            f"{number:,} entries: sync() {after_one[-1] * 1e6:.0f} us, "
+            f"reload {reloads[-1] * 1e6:.0f} us"
+        )
+    draw_syncs(target, SIZES, after_one, reloads)
 
 
-def _draw_reads(axes: Axes, read: Mapping[str, float]) -> None:
-    names = list(read)
-    colours = [OURS if name.startswith("autosync") else OTHERS for name in names]
-    microseconds = [seconds * 1e6 for seconds in read.values()]
-    bars = axes.barh(names, microseconds, color=colours)
-    axes.bar_label(bars, [_plain(figure) for figure in microseconds], padding=4)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter(_tick)
-    axes.set_xlabel("microseconds for one d[k], logarithmic")
-    axes.set_title(f"A read of a SqliteDict of {HELD:,} entries, and of others", fontsize=11)
+def draw_syncs(
+    target: str, sizes: Sequence[int], after_one: Sequence[float], reloads: Sequence[float]
+) -> None:
+    """Draw the seconds of a sync after one change, and of a reload, for each size."""
+    curves = [
+        Curve("full reload: sync(force=True)", [each * 1e3 for each in reloads], OTHERS),
+        Curve("sync() after one entry changed", [each * 1e3 for each in after_one]),
+    ]
+    with picture(target, height=3.8) as axes:
+        draw_curves(axes, sizes, curves, "entries held", "milliseconds", "What a sync costs")
 
 
-def _draw_syncs(axes: Axes, after_one: Sequence[float], reloads: Sequence[float]) -> None:
-    for label, seconds, colour in (
-        ("full reload: sync(force=True)", reloads, OTHERS),
-        ("sync() after one entry changed", after_one, OURS),
-    ):
-        milliseconds = [each * 1e3 for each in seconds]
-        axes.plot(SIZES, milliseconds, marker="o", color=colour, label=label)
-        for number, figure in zip(SIZES, milliseconds, strict=True):
-            axes.annotate(
-                _plain(figure), (number, figure), xytext=(0, 7), textcoords="offset points",
-                ha="center",
-            )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(_tick)
-    axes.set_xticks(SIZES, [f"{number:,}" for number in SIZES])
-    axes.set_xlabel("entries held")
-    axes.set_ylabel("milliseconds")
-    axes.set_title("What a sync costs", fontsize=11)
-    axes.legend(frameon=False)
+def _writes(folder: str, target: str) -> Iterator[str]:
+    taken: Curves = {}
+    for number in SIZES:
+        held = entries(number)
+        with ExitStack() as stack:
+            statements = {}
+            for synchronous in LIMITS:
+                path = os.path.join(folder, f"plot-writes-{number}-{synchronous}.sqlite")
+                d = stack.enter_context(
+                    SqliteDict[str, str](path, autosync=False, synchronous=synchronous)
+                )
+                d.update(held)
+                bare = stack.enter_context(bare_table(f"{path}-bare", held, synchronous))
+                statements[f"d[k] = v, {synchronous}"] = Statement(
+                    "d[next(k)] = next(v)", d=d, k=in_random_order(held), v=new_values()
+                )
+                statements[f"by hand, {synchronous}"] = bare.writing(
+                    in_random_order(held), new_values()
+                )
+            seconds = timed(statements.values(), round_seconds=0.1)
+        for name, each in zip(statements, seconds, strict=True):
+            taken.setdefault(name, []).append(each)
+            yield f"{number:,} entries: {name} {each * 1e6:.0f} us"
+    draw_writes(target, SIZES, taken)
 
 
-def _tick(value: float, place: int | None) -> str:
-    return _plain(value)
+def draw_writes(target: str, sizes: Sequence[int], taken: Mapping[str, Sequence[float]]) -> None:
+    """Draw the seconds of a write for each size, by what was written to."""
+    curves = [
+        Curve(
+            name,
+            [each * 1e6 for each in seconds],
+            OURS if name.startswith("d[k]") else OTHERS,
+            dashed="NORMAL" in name,
+            above=name.startswith("d[k]"),
+        )
+        for name, seconds in taken.items()
+    ]
+    with picture(target, height=4.6) as axes:
+        title = "A write to a SqliteDict, and to a table by hand"
+        draw_curves(axes, sizes, curves, "entries held", "microseconds", title)
 
 
-def _plain(figure: float) -> str:
-    """Return two significant digits, never with an exponent.
+# -- wake-ups ---------------------------------------------------------------------------------
 
-    >>> _plain(0.0234), _plain(4.56), _plain(1234.5)
-    ('0.023', '4.6', '1,200')
+
+def _wakeups(folder: str, target: str) -> Iterator[str]:
+    woken = wakeups(folder)
+    samples = {
+        "SqliteDict, watch()": woken.busy["watch"],
+        "SQLite, a busy loop": woken.busy["loop"],
+    }
+    with RedisServer() as server, RedisDict[str, int].from_url(server.url, "wakeup") as d:
+        d[KEY] = 0
+        taken = redis_latencies(d, server.url)
+    samples["RedisDict, watch()"] = taken["watch"]
+    samples["Redis, XREAD BLOCK"] = taken["XREAD BLOCK"]
+    for name, figure in draw_wakeups(target, samples).items():
+        yield f"wake-up, {name}: {plain(figure)} ms"
+
+
+def draw_wakeups(target: str, samples: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Draw the percentiles of nanoseconds from a write until another process has it.
+
+    Those are left out which only the slowest sample of all would be above. Return them in
+    milliseconds.
 
     """
-    rounded = float(f"{figure:.2g}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+    figures = {}
+    for name, each in samples.items():
+        for fraction in (0.5, 0.9, 0.99):
+            nanoseconds = Spread(name, each).percentile(fraction)
+            if nanoseconds is not None:
+                figures[f"{name}, p{fraction * 100:.0f}"] = nanoseconds / 1e6
+    with picture(target, height=3.8) as axes:
+        title = "From a write to its value in another process"
+        draw_bars(axes, figures, ["SqliteDict", "RedisDict"], "milliseconds", title)
+    return figures
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+
+def _commands(folder: str, target: str) -> Iterator[str]:
+    left_out: LeftOut = {}
+    with RedisServer() as server, redis_peers(server, {}, left_out):
+        pass  # to find out which there are
+    counted = list(redis_commands(left_out))
+    draw_commands(target, counted)
+    yield from (f"{each.what}: {each.reading:.1f} commands a second" for each in counted)
+
+
+def draw_commands(target: str, counted: Sequence[Commands]) -> None:
+    """Draw the commands a second that many processes send, which read so often each."""
+    curves = [
+        Curve(
+            each.what,
+            [each.reading * processes for processes in PROCESSES],
+            f"C{number}",
+            dashed=not each.what.startswith(OWN),
+            # Those of the others lie on top of each other.
+            written=each.what.startswith(OWN),
+            # Every other one: two of them are near to each other.
+            above=number % 2 == 0,
+        )
+        for number, each in enumerate(counted)
+    ]
+    with picture(target, height=5.2) as axes:
+        title = f"Commands that Redis gets, at {READS} reads a second in each process"
+        draw_curves(axes, PROCESSES, curves, "processes", "commands a second", title)
+
+
+#: What measures and draws, by the name of the picture.
+PICTURES: dict[str, Callable[[str, str], Iterator[str]]] = {
+    "reads": _reads,
+    "syncs": _syncs,
+    "writes": _writes,
+    "wakeups": _wakeups,
+    "commands": _commands,
+}

@@ -33,7 +33,7 @@ from .measure import Comparison
 from .tables import Row, Spread
 from .wakeup import KEY, latencies
 
-__all__ = ["redis_wakeups"]
+__all__ = ["redis_latencies", "redis_wakeups"]
 
 NAME = "wakeup"
 STREAM = f"{{{NAME}}}:changes"
@@ -52,7 +52,7 @@ def redis_wakeups(server: RedisServer) -> Iterator[Row]:
     """Compare the watch with the loop."""
     with RedisDict[str, int].from_url(server.url, NAME) as d:
         d[KEY] = 0
-        yield from both_ways(server.pid, lambda: _rows(_measured(d, server.url)))
+        yield from both_ways(server.pid, lambda: _rows(redis_latencies(d, server.url)))
 
 
 def _rows(taken: dict[str, list[int]]) -> Iterator[Row]:
@@ -67,7 +67,7 @@ def _rows(taken: dict[str, list[int]]) -> Iterator[Row]:
             yield Row(what, kind, Comparison(baseline, watch, again), limit)
 
 
-def _measured(d: RedisDict[str, int], url: str) -> dict[str, list[int]]:
+def redis_latencies(d: RedisDict[str, int], url: str) -> dict[str, list[int]]:
     """Return the nanoseconds from each write to the moment at which each kind of child knew."""
     taken: dict[str, list[int]] = {}
     with ExitStack() as stack:

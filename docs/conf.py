@@ -5,6 +5,9 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from sphinx import addnodes
+
 ROOT = Path(__file__).parent.parent
 
 # docs/own_backend.rst runs the class that it shows.
@@ -19,6 +22,8 @@ version = release
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"durabledict {release}"
 exclude_patterns = ["_build"]
 # In docstrings single backticks are names of the code, most of them without a page to link to.
@@ -37,3 +42,29 @@ doctest_global_setup = """
 import logging
 logging.getLogger("durabledict").addHandler(logging.NullHandler())
 """
+
+
+def _link_pages(app, doctree):
+    """Turn links to files of the repository, as the README has them, into links to their pages."""
+    for node in list(doctree.findall(nodes.reference)):
+        found = re.fullmatch(r"docs/(.+)\.rst", node.get("refuri", ""))
+        if found is None:
+            continue
+        text = node.astext()
+        link = addnodes.pending_xref(
+            "",
+            nodes.inline(text, text),
+            refdomain="std",
+            reftype="doc",
+            # From the root, whichever page includes the README.
+            reftarget=f"/{found[1]}",
+            refdoc=app.env.docname,
+            # Where the text is only the file's name, the page's title is shown.
+            refexplicit=text != node["refuri"],
+            refwarn=True,
+        )
+        node.replace_self(link)
+
+
+def setup(app):
+    app.connect("doctree-read", _link_pages)

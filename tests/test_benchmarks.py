@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections import UserDict
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from statistics import median
+from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
 from kazoo.protocol.states import Callback
 
+from benchmarks.children import ask, child
 from benchmarks.cores import both_ways, follow, one_core
 from benchmarks.djangocounts import Counted, Counts, print_counts
+from benchmarks.features import CHECKS, YES, outcome
+from benchmarks.growing import MODULE, Counter, Taken
+from benchmarks.growingplaces import Proxied
 from benchmarks.measure import Comparison, Statement, compare
 from benchmarks.printing import print_rows
 from benchmarks.rediscommands import PROCESSES, READS, Commands
@@ -25,6 +34,8 @@ from benchmarks.zookeeperchanges import KINDS, OLD, STRICT, SYNC, TOLD, hear, re
 from benchmarks.zookeepercounts import Requests, counted, print_requests
 from benchmarks.zookeeperserver import anywhere_and_pinned
 from tests.memcachedserver import MemcachedServer
+from tests.redisservers import RedisServer
+from tests.tcpproxy import TcpProxy
 from tests.zookeeperproxy import ZookeeperProxy
 from tests.zookeeperservers import ZookeeperServer
 
@@ -380,3 +391,54 @@ def test_requests_are_printed_with_what_was_missed(capsys: pytest.CaptureFixture
     assert print_requests(lines) == ["MISSED: sync(): 4 requests, limit 3"]
     verdicts = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert verdicts == ["ok", "MISSED", "1001"]
+
+
+def test_what_a_mapping_does_is_told_from_what_it_raises() -> None:
+    merge = CHECKS["d | {...}"]
+    assert outcome(merge, {}) == YES
+    assert outcome(merge, TextKeys()) == "TypeError"
+    assert outcome(CHECKS["1 and '1' are two keys"], TextKeys()) == "no"
+
+
+class TextKeys(UserDict[str, object]):
+    """A mapping whose keys all become texts, and that cannot be merged."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        super().__setitem__(str(key), value)
+
+    def __or__(self, other: object) -> Any:
+        raise TypeError
+
+
+def test_what_many_processes_take_is_that_of_one_multiplied() -> None:
+    taken = Taken(
+        "d", connections=2, idle=0.5, processor=0.1, reading=50.5, change=3, change_bytes=9
+    )
+    assert taken.together(1_000) == (2_000, 500, 50_500, 3_000, 9_000)
+    assert taken.a_read == 0.5
+    # What is counted by chance at the edges is no negative cost.
+    assert replace(taken, reading=0.4).a_read == 0.0
+
+
+def test_what_a_process_sends_is_counted_in_between(redis_server: RedisServer) -> None:
+    place = {"kind": "redis", "port": redis_server.port}
+    with (
+        TcpProxy(redis_server.port) as proxy,
+        child(MODULE, json.dumps(place), "counted", "autosync=True") as writer,
+    ):
+        ask(writer, "fill 100")
+        ask(writer, "write first")
+        proxied = Proxied({**place, "port": proxy.port}, {"Redis": proxy})
+        with child(MODULE, json.dumps(proxied.place), "counted", "autosync=True") as reader:
+            ask(reader, "see first")
+            counter = Counter("autosync=True", proxied, reader)
+            _, reads = counter.count("read 100 1")
+            # One GET for each; once a second a script, which the server may have to be told first.
+            assert 100 <= reads["Redis"][0] <= 102
+            # The first change also sends the texts of scripts.
+            for value in ("second", "third"):
+                write = partial(ask, writer, f"write {value}")
+                _, change = counter.count(f"see {value}", first=write)
+            # The stamp, with ROLE once a second, and what changed; the value has 100 characters.
+            assert 2 <= change["Redis"][0] <= 4
+            assert 100 < change["Redis"][1] < 1_000
