@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .backends import Backend, RedisBackend, ReplicaBackend, SqliteBackend
+from .manyservers import DjangoBackend, ZookeeperBackend
 
 __all__ = ["BACKENDS"]
 
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (SqliteBackend, RedisBackend, ReplicaBackend)
+    backend.name: backend
+    for backend in (SqliteBackend, RedisBackend, ReplicaBackend, DjangoBackend, ZookeeperBackend)
 }

@@ -1,6 +1,6 @@
 """What is proved of, each with its servers, its faults, and a way to look past the library.
 
-SQLite and Redis are here; `serverbackends` has those with several servers.
+SQLite and Redis are here, those with more servers in `manyservers`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..redisservers import RedisServer
 from ..servers import HOST, wait_until
 from ..tcpproxy import TcpProxy, each_chunk
-from .clients import CLIENTS, KEYSPACE
+from .clients import KEYSPACE
 from .faults import Kind, limited_files, of_connections, of_processes, of_server
 from .processes import Part, Workers
 
@@ -47,6 +47,12 @@ class Backend(ABC):
 
     name = ""
     parts: tuple[Part, ...] = PARTS
+
+    #: What a strict read sees: "linearizable", or all that was "acknowledged" before it began.
+    promise = "linearizable"
+
+    #: Seconds after the last fault in which what is under way comes to its end.
+    calm = 0.1
 
     def __init__(self) -> None:
         self.stack = ExitStack()
@@ -76,12 +82,9 @@ class Backend(ABC):
     def faults(self, workers: Workers, random: Random) -> Iterator[Kind]:
         """Give the faults that can be made."""
 
-    def prepare(self, entries: dict[str, Any]) -> None:
-        """Store entries before the processes begin, which also makes what they all open."""
-        client = CLIENTS[self.name](self.place())
-        with client.open() as d:
-            d.update(entries)
-        client.close()
+    def environment(self) -> dict[str, str]:
+        """Return what the processes need in theirs."""
+        return {}
 
     def folder(self) -> Path:
         """Make a folder that is removed at the end, in memory where that is possible."""

@@ -1,8 +1,10 @@
 """What has to be true of a history, and what in it is not.
 
 - *Strict reads are linearizable* with the acknowledged writes, key by key. A read that promises the
-  state of an earlier moment, or a later one (`autosync` in seconds; a manual dict: its last sync), is
-  one that began at that moment. The reads that promise no moment are left out here.
+  state of an earlier moment, or a later one (`autosync` in seconds; a manual dict: its last sync),
+  is one that began at that moment. The reads that promise no moment are left out here.
+  (Or less: it sees what was acknowledged before, and of what is under way, or raised an error, one
+  reader may see what a later one does not.)
 - *Nothing acknowledged is lost*: what the store holds in the end is a read like the others.
 - *No reader goes back*, whatever it promises: whoever has seen a write sees no older one after it.
 - *`compute` adds up*: no number is given twice, none of those missing but by an addition of unknown
@@ -11,14 +13,16 @@
 - *Errors* mean an outage.
 
 A fault after which acknowledged writes may be lost begins a new epoch: there the key holds any
-value that it has had before. A write that was under way, or of which nobody knows, may arrive in it.
+value that it has had before. What was under way, or is of unknown outcome, may arrive in it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import inf
 from typing import Any
 
@@ -29,6 +33,9 @@ __all__ = ["COUNTER", "Violation", "check"]
 
 #: The key that is counted up by `compute`.
 COUNTER = "total"
+
+STALE = "a read is not of its time"
+LOST = "a write is lost, or undone"
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,10 @@ def check(history: History) -> list[Violation]:
             violations += _check_sums(operations, epochs)
             operations = _numbered(operations, epochs)
         violations += _check_sessions(key, operations, epochs)
-        violations += _check_order(key, operations, epochs)
+        if history.promise == "linearizable":
+            violations += _check_order(key, operations, epochs)
+        else:
+            violations += _check_acknowledged(key, operations, epochs)
     violations += _check_copies(history)
     violations += [
         Violation("unexpected error", "-", f"{process}: {text}")
@@ -125,7 +135,7 @@ def _check_order(key: str, operations: list[Operation], epochs: list[Epoch]) -> 
         failure = _explained(number, reads, sure, late)
         if failure is not None:
             lost = failure[0].process == "the store"
-            kind = "a write is lost, or undone" if lost else "a read is not of its time"
+            kind = LOST if lost else STALE
             yield Violation(kind, key, f"{failure[0]}, where the key held {failure[1]!r}")
 
 
@@ -161,6 +171,36 @@ def _explained(
             return None
         failure = failure or (named[int(found.operation.name)], found.value)
     return failure
+
+
+def _check_acknowledged(
+    key: str, operations: list[Operation], epochs: list[Epoch]
+) -> Iterator[Violation]:
+    """See that no read sees a write that was over before one began that was done before it."""
+    writes = [op for op in operations if op.kind != "read"]
+    writers = {op.value: op for op in writes if op.value is not ABSENT}
+    removals = [op for op in writes if op.value is ABSENT]
+    for epoch in epochs:
+        done = sorted((op for op in writes if _is_in(op, epoch)), key=lambda op: op.end)
+        ends = [op.end for op in done]
+        # Of those that had ended by then, the one that began last.
+        latest = list(accumulate(done, _later))
+        for read in operations:
+            if read.kind != "read" or not epoch.holds(read):
+                continue
+            number = bisect_left(ends, read.as_of)
+            if not number:
+                continue
+            before = latest[number - 1]
+            seen = [writers[read.value]] if read.value in writers else removals
+            if not any(op.end >= before.start and op.start <= read.end for op in seen):
+                kind = LOST if read.process == "the store" else STALE
+                yield Violation(kind, key, f"{read}, after {before}")
+
+
+def _later(one: Operation, other: Operation) -> Operation:
+    """Return the one that began later."""
+    return one if one.start > other.start else other
 
 
 # -- one process ----------------------------------------------------------------------------------

@@ -38,8 +38,9 @@ class Client:
         """Return the dict."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Close what `open` made besides the dict."""
+    def session(self) -> tuple[int, bytes] | None:
+        """Return the number and the password of the session, where there is such a thing."""
+        return None
 
 
 class SqliteClient(Client):
@@ -66,9 +67,6 @@ class RedisClient(Client):
         )
         return RedisDict(KEYSPACE, self._client, encoding=JSONEncoding, **options)
 
-    def close(self) -> None:
-        self._client.close()
-
 
 class ZookeeperClient(Client):
     is_strict = False
@@ -91,26 +89,22 @@ class ZookeeperClient(Client):
             f"/{KEYSPACE}", self._client, encoding=JSONEncoding, timeout=2.0, **options
         )
 
-    def identity(self) -> Any:
-        """Return the number and the password of the session, or None."""
-        return self._client.client_id
-
-    def close(self) -> None:
-        self._client.stop()
-        self._client.close()
+    def session(self) -> tuple[int, bytes] | None:
+        session: tuple[int, bytes] | None = self._client.client_id
+        return session
 
 
 class DjangoClient(Client):
     def open(self, **options: Any) -> Any:
         import django
-        import pymemcache
         from django.db import Error
+        from pymemcache.exceptions import MemcacheError
 
         django.setup()
 
         from durabledict.ext.django import SettingsDict
 
-        self.errors = (Error, pymemcache.MemcacheError, OSError)
+        self.errors = (Error, MemcacheError, OSError)
         return SettingsDict(KEYSPACE, encoding=JSONEncoding, verify=self.place["verify"], **options)
 
 

@@ -93,6 +93,10 @@ class Recorder:
         """Note what the store holds, as read past the library."""
         self._note("store", phase, time.monotonic(), entries)
 
+    def promise(self, promise: str) -> None:
+        """Note what a strict read sees: see `History`."""
+        self._note("promise", promise)
+
     def fault(self, fault: Fault) -> None:
         """Note a fault that has happened."""
         self._note("fault", fault.name, fault.start, fault.end, fault.loses, fault.blind)
@@ -160,7 +164,14 @@ class Copy:
 
 @dataclass
 class History:
-    """All that happened in one run."""
+    """All that happened in one run.
+
+    :param promise: "linearizable": an order explains all reads and writes; "acknowledged": a read
+        sees at least what was acknowledged before it
+
+    """
+
+    promise: str = "linearizable"
 
     operations: list[Operation] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -198,6 +209,8 @@ class History:
             elif what == "failed":
                 self.calls += 1
                 self.failed_reads[fields[1]] = self.failed_reads.get(fields[1], 0) + 1
+            elif what == "promise":
+                (self.promise,) = fields
             elif what == "surprise":
                 self.surprises.append((process, fields[1]))
             elif what == "copy":

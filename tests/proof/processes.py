@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..counters import Counter
 from ..servers import wait_until
-from ..test_processes import Counter
-from .workers import PHASES, RUN, STOP
+from .workers import PHASES, RUN
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,22 +62,28 @@ class Workers:
 
     :param orders: what all of them are told
     :param folder: where they write their histories
+    :param environment: what else is in theirs
 
     """
 
     parts: Sequence[Part]
     folder: Path
     orders: dict[str, Any]
+    environment: dict[str, str]
     _running: list[Worker] = field(default_factory=list)
     _started: int = 0
+    _environment: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         self.phase = Counter(self.folder / "phase")
+        # Not measured by coverage.py: it takes a third of what a process does, and is killed.
+        own = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+        self._environment = {**own, **self.environment}
         try:
             for part in self.parts:
                 self._running.append(self._start(part))
             for worker in self._running:
-                self._wait(worker, lambda worker=worker: worker.ready.value, "has opened its dict")
+                self._wait(worker, partial(worker.ready.has_come_to, 1), "has opened its dict")
         except BaseException:
             self.__exit__()
             raise
@@ -108,6 +115,7 @@ class Workers:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.proof.workers", json.dumps(orders)],
                 cwd=ROOT,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -145,17 +153,14 @@ class Workers:
         self.phase.value = number
         if rest != RUN:
             for worker in self._running:
-                self._wait(
-                    worker, lambda worker=worker: worker.settled.value >= number, f"comes to {rest}"
-                )
+                self._wait(worker, partial(worker.settled.has_come_to, number), "obeys")
             wait_until(lambda: not self._children(), "the children of forks have ended")
         return number
 
-    def end(self) -> None:
-        """Let all end by themselves."""
-        self.phase.value = STOP
-        for worker in self._running:
-            worker.process.wait(PATIENCE)
+    def session(self, worker: Worker) -> tuple[int, bytes]:
+        """Return the number and the password of the session that it has, or has had."""
+        number, password = (self.folder / f"{worker.name}.session").read_text().split()
+        return int(number), bytes.fromhex(password)
 
     def _children(self) -> list[int]:
         found = []

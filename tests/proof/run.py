@@ -16,8 +16,8 @@ from .backends import Backend
 from .checker import Violation, check
 from .faults import Deck
 from .history import History, Recorder
-from .processes import Workers
-from .workers import BALLAST, RUN, SETTLE, WAIT
+from .processes import Part, Workers
+from .workers import RUN, SETTLE, WAIT
 
 __all__ = ["ROUND", "Result", "prove"]
 
@@ -47,6 +47,7 @@ def prove(
     *,
     bug: str = "",
     only: Sequence[str] = (),
+    parts: Sequence[Part] = (),
     keep: Path | None = None,
 ) -> Result:
     """Run the processes for so long, under faults; then check what they did and saw.
@@ -54,6 +55,7 @@ def prove(
     :param seed: chooses faults and operations; when they meet is chance
     :param bug: one of `bugs.BUGS`, put into each process
     :param only: the beginnings of the names of the faults; none: all
+    :param parts: what the processes do; none: as the backend has it
     :param keep: where the histories are to stay; None: they are removed
 
     """
@@ -74,8 +76,10 @@ def prove(
             "seed": seed,
             "bug": bug,
         }
-        backend.prepare(BALLAST)
-        workers = stack.enter_context(Workers(backend.parts, folder, orders))
+        record.promise(backend.promise)
+        workers = stack.enter_context(
+            Workers(parts or backend.parts, folder, orders, backend.environment())
+        )
         kinds = [
             kind
             for kind in backend.faults(workers, random)
@@ -91,10 +95,9 @@ def prove(
                 if kinds:
                     faults[deck.strike()] += 1
             workers.come_to(WAIT)
-            time.sleep(0.1)  # what was sent in vain arrives, if it does
+            time.sleep(backend.calm)  # what was sent in vain arrives, if it does
             # By now it stands still: nothing is written until the next round.
             phase = workers.come_to(SETTLE)
             record.store(phase, backend.stored())
-        workers.end()
         history = History.load(folder)
     return Result(backend.name, time.monotonic() - began, history, faults, check(history))

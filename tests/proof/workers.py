@@ -1,8 +1,8 @@
 """The processes that write and read: `python -m tests.proof.workers <their orders, as JSON>`.
 
 Three in four of a writer's operations are writes: of one key, of two in one step, removals, and
-additions by `compute`. A reader reads all keys, or one. Each value is written once only, so that who
-reads it knows which write that was.
+additions by `compute`. A reader reads all keys, or one. Each value is written once only, so that
+who reads it knows which write that was.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..test_processes import Counter
+from ..counters import Counter
 from .bugs import sow
 from .checker import COUNTER
 from .clients import CLIENTS
 from .history import Recorder
 
-__all__ = ["BALLAST", "KEYS", "MODES", "PHASES", "REMOVED", "RUN", "SETTLE", "STOP", "WAIT", "main"]
+__all__ = ["BALLAST", "KEYS", "MODES", "PHASES", "REMOVED", "RUN", "SETTLE", "WAIT", "main"]
 
 #: Keys that are only written, and keys that are also removed.
 WRITTEN = ["a", "b", "c"]
@@ -37,7 +37,6 @@ BALLAST = {f"ballast {number}": number for number in range(20)}
 #: A number that all processes share says what they do: its rest by `PHASES`.
 PHASES = 3
 RUN, WAIT, SETTLE = range(PHASES)
-STOP = -1
 
 #: How each kind of process reads: the options of its dict.
 MODES: dict[str, dict[str, Any]] = {
@@ -81,12 +80,15 @@ class Worker:
         self.good_since = float("-inf")
         self.number = 0
         self.children: list[int] = []
+        self.session: tuple[int, bytes] | None = None
 
     def work(self) -> None:
         signal.signal(signal.SIGUSR1, self._want_fork)
         self.d = self._opened()
         self.ready.value = 1
-        while (phase := self.phase.value) != STOP:
+        while True:  # until it is killed
+            phase = self.phase.value
+            self._note_session()
             if self.settled.value < phase:
                 if phase % PHASES == WAIT:
                     self._await_children()
@@ -101,8 +103,13 @@ class Worker:
                 self._fork()
             self._operate()
             time.sleep(self.random.uniform(0.0005, 0.004))
-        self.d.close()
-        self.client.close()
+
+    def _note_session(self) -> None:
+        """Write down under which session it is known to the servers, to be expired."""
+        session = self.client.session()
+        if session is not None and session != self.session:
+            number, password = self.session = session
+            (self.folder / f"{self.name}.session").write_text(f"{number} {password.hex()}")
 
     def _opened(self) -> Any:
         """Open the dict; again, as long as there is an outage."""
@@ -110,6 +117,8 @@ class Worker:
         while True:
             try:
                 d = self.client.open(**MODES[self.mode])
+                if self.writes:
+                    d.update(BALLAST)
                 if self.mode == "watched":
                     d.watch(interval=0.5)
                 return d
@@ -138,6 +147,7 @@ class Worker:
             return
         self.number += 1
         value = f"{self.name}.{self.number}"
+        written: dict[str, Any]
         if chance < 0.35:
             key = self.random.choice(REMOVED)
             kind, written = "delete", {key: None}
@@ -154,8 +164,8 @@ class Worker:
             elif kind == "update":
                 self.d.update(written)
             else:
-                ((key, value),) = written.items()
-                self.d[key] = value
+                for key in written:
+                    self.d[key] = value
         except Exception as error:
             self._failed(number, error)
         else:
@@ -212,7 +222,8 @@ class Worker:
             return start
         since = self.good_since if self.good_since > float("-inf") else None
         if self.mode == "seconds":
-            return max(start - MODES["seconds"]["autosync"], since or float("-inf"))
+            bound: float = MODES["seconds"]["autosync"]
+            return max(start - bound, self.good_since)
         if self.mode in ("manual", "strict"):
             return since
         return None
@@ -227,7 +238,7 @@ class Worker:
                 self.d.sync()
                 if self.d.stale_since is None:  # with "stale" it is not raised
                     break
-                error: Exception = TimeoutError("the dict is still stale")
+                error: BaseException = TimeoutError("the dict is still stale")
             except self.client.errors as caught:
                 error = caught
             if time.monotonic() > ends:
