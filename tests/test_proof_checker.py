@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from .proof.checker import COUNTER, check
+from .proof.checker import check
+from .proof.entries import COUNTER
 from .proof.history import Fault, History, Recorder
 from .proof.linearizability import ABSENT, Interval, explain
 

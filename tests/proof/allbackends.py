@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from .backends import Backend, RedisBackend, ReplicaBackend, SqliteBackend
+from .chain import ChainBackend
 from .manyservers import DjangoBackend, ZookeeperBackend
 
 __all__ = ["BACKENDS"]
 
 BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend
-    for backend in (SqliteBackend, RedisBackend, ReplicaBackend, DjangoBackend, ZookeeperBackend)
+    for backend in (
+        SqliteBackend,
+        RedisBackend,
+        ReplicaBackend,
+        DjangoBackend,
+        ZookeeperBackend,
+        ChainBackend,
+    )
 }

@@ -26,13 +26,11 @@ from itertools import accumulate
 from math import inf
 from typing import Any
 
+from .entries import COUNTER
 from .history import Fault, History, Operation
 from .linearizability import ABSENT, Interval, explain
 
-__all__ = ["COUNTER", "Violation", "check"]
-
-#: The key that is counted up by `compute`.
-COUNTER = "total"
+__all__ = ["Violation", "check"]
 
 STALE = "a read is not of its time"
 LOST = "a write is lost, or undone"
@@ -94,7 +92,8 @@ def check(history: History) -> list[Violation]:
         if key == COUNTER:
             violations += _check_sums(operations, epochs)
             operations = _numbered(operations, epochs)
-        violations += _check_sessions(key, operations, epochs)
+        always = history.promise != "cached"
+        violations += _check_sessions(key, operations, epochs, always)
         if history.promise == "linearizable":
             violations += _check_order(key, operations, epochs)
         else:
@@ -207,15 +206,22 @@ def _later(one: Operation, other: Operation) -> Operation:
 
 
 def _check_sessions(
-    key: str, operations: list[Operation], epochs: list[Epoch]
+    key: str, operations: list[Operation], epochs: list[Epoch], always: bool
 ) -> Iterator[Violation]:
-    """See that no process sees an older write after a newer one, whatever its reads promise."""
+    """See that no process sees an older write after a newer one, whatever its reads promise.
+
+    :param always: also while reads promise less
+
+    """
     writers = {op.value: op for op in operations if op.kind != "read" and op.value is not ABSENT}
     can_vanish = any(op.kind == "delete" for op in operations)
     for epoch in epochs:
         newest: dict[str, Operation] = {}
         for read in operations:
             if read.kind != "read" or read.start < epoch.start or read.end > epoch.end:
+                continue
+            if not always and not epoch.holds(read):
+                newest.pop(read.process, None)
                 continue
             before = newest.get(read.process)
             if read.value is ABSENT:

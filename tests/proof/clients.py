@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from durabledict import JSONEncoding
 
-__all__ = ["CLIENTS", "Client"]
+__all__ = ["KEYSPACE", "TIMEOUT", "Client", "client_of"]
 
 #: The seconds that a client waits for an answer: shorter than the faults, which are to be noticed.
 TIMEOUT = 1.0
@@ -31,12 +30,19 @@ class Client:
     #: Whether a read with `autosync=True` sees all that was acknowledged; else what it was told of.
     is_strict = True
 
+    #: Whether there is `compute`.
+    counts = True
+
     def __init__(self, place: dict[str, Any]) -> None:
         self.place = place
 
     def open(self, **options: Any) -> Any:
         """Return the dict."""
         raise NotImplementedError
+
+    def entries(self, d: Any) -> dict[str, Any]:
+        """Return the local copy, past the reads, which would look again."""
+        return dict(dict.items(d))
 
     def session(self) -> tuple[int, bytes] | None:
         """Return the number and the password of the session, where there is such a thing."""
@@ -108,11 +114,19 @@ class DjangoClient(Client):
         return SettingsDict(KEYSPACE, encoding=JSONEncoding, verify=self.place["verify"], **options)
 
 
-#: Name -> what opens it.
-CLIENTS: dict[str, Callable[[dict[str, Any]], Client]] = {
+_CLIENTS: dict[str, type[Client]] = {
     "sqlite": SqliteClient,
     "redis": RedisClient,
     "replica": RedisClient,
     "zookeeper": ZookeeperClient,
     "django": DjangoClient,
 }
+
+
+def client_of(backend: str, place: dict[str, Any]) -> Client:
+    """Return what opens a dict of that backend."""
+    if backend == "chain":
+        from .chainclient import ChainClient  # which is none of a dict, and made of several
+
+        return ChainClient(place)
+    return _CLIENTS[backend](place)

@@ -167,7 +167,8 @@ class History:
     """All that happened in one run.
 
     :param promise: "linearizable": an order explains all reads and writes; "acknowledged": a read
-        sees at least what was acknowledged before it
+        sees at least what was acknowledged before it; "cached": so it does, and no reader goes
+        back, but while reads promise less
 
     """
 

@@ -70,7 +70,7 @@ class ZookeeperBackend(Backend):
         yield from of_connections("a server", self.proxies, random)
         leader, follower = self.ensemble.leader, lambda: random.choice(self.ensemble.followers())
         own = [
-            *of_server("the leader", leader, random, blind=True),
+            *of_server("the leader", leader, random),
             *of_server("a follower", follower, random),
             Kind("two servers are killed, and started again", lambda: self._kill_two(random)),
             Kind("a session expires", lambda: self._expire(workers, random)),
@@ -118,7 +118,8 @@ class DjangoBackend(Backend):
         )
 
     def _migrate(self) -> None:
-        command = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity", "0"]
+        command = [sys.executable, "-m", "django", "migrate", "--skip-checks", "--run-syncdb"]
+        command += ["--verbosity", "0"]
         environment = self._environment(self.postgres.port, self.memcached.port)
         subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=True)
 

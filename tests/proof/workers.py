@@ -20,19 +20,11 @@ from typing import Any
 
 from ..counters import Counter
 from .bugs import sow
-from .checker import COUNTER
-from .clients import CLIENTS
+from .clients import client_of
+from .entries import BALLAST, COUNTER, KEYS, REMOVED
 from .history import Recorder
 
-__all__ = ["BALLAST", "KEYS", "MODES", "PHASES", "REMOVED", "RUN", "SETTLE", "WAIT", "main"]
-
-#: Keys that are only written, and keys that are also removed.
-WRITTEN = ["a", "b", "c"]
-REMOVED = ["x", "y"]
-KEYS = [*WRITTEN, *REMOVED, COUNTER]
-
-#: Entries that nobody changes, so that a change is less than half of all.
-BALLAST = {f"ballast {number}": number for number in range(20)}
+__all__ = ["MODES", "PHASES", "RUN", "SETTLE", "WAIT", "main"]
 
 #: A number that all processes share says what they do: its rest by `PHASES`.
 PHASES = 3
@@ -73,7 +65,7 @@ class Worker:
         self.settled = Counter(self.folder / f"{self.name}.settled")
         self.ready = Counter(self.folder / f"{self.name}.ready")
         self.record = Recorder(self.folder, self.name)
-        self.client = CLIENTS[orders["backend"]](orders["place"])
+        self.client = client_of(orders["backend"], orders["place"])
         self.forks = 0
         self.fork_wanted = False
         #: Since when the copy of a manual dict is at least as new as the store was.
@@ -142,7 +134,7 @@ class Worker:
 
     def _write(self) -> None:
         chance = self.random.random()
-        if chance < 0.2:
+        if chance < 0.2 and self.client.counts:
             self._compute()
             return
         self.number += 1
@@ -245,8 +237,7 @@ class Worker:
                 self.record.surprise(f"no sync when the faults had stopped: {error!r}")
                 break
             time.sleep(0.05)
-        # Past the reads, which would look again.
-        self.record.copy(phase, dict(dict.items(self.d)))
+        self.record.copy(phase, self.client.entries(self.d))
 
     def _fork(self) -> None:
         self.forks += 1
