@@ -14,6 +14,7 @@ from .proof.checker import check
 from .proof.entries import COUNTER
 from .proof.history import Fault, History, Recorder
 from .proof.linearizability import ABSENT, Interval, explain
+from .proof.violations import BACK, COPIES, ERROR, LOST, NOBODYS, STALE, SUMS
 
 
 def w(value: object, start: float, end: float = inf, *, certain: bool = True) -> Interval:
@@ -225,12 +226,6 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     return Told(tmp_path, monkeypatch)
 
 
-STALE = "a read is not of its time"
-LOST = "a write is lost, or undone"
-BACK = "a reader goes back"
-SUMS = "compute does not add up"
-
-
 def test_a_sound_history(told: Told) -> None:
     told.write(0, 1, {"a": "1"})
     told.read(2, 3, {"a": "1", "b": None})
@@ -300,7 +295,7 @@ def test_in_the_new_epoch_nothing_is_lost(told: Told) -> None:
 def test_a_value_of_no_epoch(told: Told) -> None:
     told.fault(4, 5, loses=True)
     told.read(6, 7, {"a": "?"}, as_of=None)
-    assert told.kinds() == {"a value that nobody wrote"}
+    assert told.kinds() == {NOBODYS}
 
 
 def test_a_write_under_way_at_the_fault_may_arrive_after_it(told: Told) -> None:
@@ -396,12 +391,12 @@ def test_a_copy_that_differs_from_the_store(told: Told) -> None:
     told.write(0, 1, {"a": "1"})
     told.store(4, {"a": "1"})
     told.of("r").copy(2, {"a": "1", "b": "2"})
-    assert told.kinds() == {"a copy differs from the store"}
+    assert told.kinds() == {COPIES}
 
 
 def test_an_error_that_is_no_outage(told: Told) -> None:
     told.of("r").surprise("KeyError")
-    assert told.kinds() == {"unexpected error"}
+    assert told.kinds() == {ERROR}
 
 
 def test_a_history_of_many_files(told: Told) -> None:

@@ -8,14 +8,13 @@ from .manyservers import DjangoBackend, ZookeeperBackend
 
 __all__ = ["BACKENDS"]
 
-BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend
-    for backend in (
-        SqliteBackend,
-        RedisBackend,
-        ReplicaBackend,
-        DjangoBackend,
-        ZookeeperBackend,
-        ChainBackend,
-    )
-}
+_ALL: tuple[type[Backend], ...] = (
+    SqliteBackend,
+    RedisBackend,
+    ReplicaBackend,
+    DjangoBackend,
+    ZookeeperBackend,
+    ChainBackend,
+)
+
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in _ALL}

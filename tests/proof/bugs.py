@@ -17,6 +17,7 @@ from durabledict.changes import Commit
 from durabledict.syncing import SyncedCopy
 
 from .clients import Client
+from .violations import COPIES, STALE, SUMS
 
 __all__ = ["BUGS", "Bug", "sow"]
 
@@ -27,13 +28,17 @@ class Bug:
 
     :param sow: puts it into the library, in this process
     :param backend: where it is caught
+    :param caught_as: the violations of which one has to be among those that are found
     :param faults: the names of the faults that bring it out, or their beginnings
+    :param seconds: in which it is caught
 
     """
 
     sow: Callable[[Client], None]
     backend: str
+    caught_as: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    seconds: float = 2.0
 
 
 def _stamp_compared_with_greater(client: Client) -> None:
@@ -62,7 +67,7 @@ def _stamp_read_after_the_data(client: Client) -> None:
 
 
 def _missing_bump(client: Client) -> None:
-    """Rule 3.1, and every other: a removal that nobody is told of."""
+    """Rule 2.1: a write that leaves the stamp as it is."""
     from durabledict import redisscripts
 
     script = redisscripts.SET
@@ -129,16 +134,27 @@ def _driver_retries(client: Client) -> None:
 
 BUGS: dict[str, Bug] = {
     "a stamp compared with >": Bug(
-        _stamp_compared_with_greater, "sqlite", ("an older backup is restored into",)
+        _stamp_compared_with_greater,
+        "sqlite",
+        (STALE, COPIES),
+        faults=("an older backup is restored into",),
     ),
-    "a stamp read after the data": Bug(_stamp_read_after_the_data, "redis"),
-    "a missing bump": Bug(_missing_bump, "redis"),
+    "a stamp read after the data": Bug(_stamp_read_after_the_data, "redis", (STALE,)),
+    "a missing bump": Bug(_missing_bump, "redis", (STALE,)),
     "a delta that trusts a trimmed stream": Bug(
-        _delta_of_a_trimmed_stream, "redis", ("a process is stopped", "the stream is trimmed")
+        _delta_of_a_trimmed_stream,
+        "redis",
+        (STALE, COPIES),
+        faults=("a process is stopped", "the stream is trimmed"),
+        seconds=4.0,
     ),
-    "a commit applied over a newer sync": Bug(_commit_over_a_newer_sync, "redis"),
+    "a commit applied over a newer sync": Bug(_commit_over_a_newer_sync, "redis", (STALE, COPIES)),
     "driver retries left on": Bug(
-        _driver_retries, "redis", ("connections to the server are cut as the answer",)
+        _driver_retries,
+        "redis",
+        (SUMS,),
+        faults=("connections to the server are cut as the answer",),
+        seconds=4.0,
     ),
 }
 

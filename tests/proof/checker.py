@@ -29,27 +29,9 @@ from typing import Any
 from .entries import COUNTER
 from .history import Fault, History, Operation
 from .linearizability import ABSENT, Interval, explain
+from .violations import BACK, COPIES, ERROR, LOST, NOBODYS, STALE, SUMS, Violation
 
-__all__ = ["Violation", "check"]
-
-STALE = "a read is not of its time"
-LOST = "a write is lost, or undone"
-
-
-@dataclass(frozen=True)
-class Violation:
-    """Something that is not as promised.
-
-    :param kind: which of the promises
-
-    """
-
-    kind: str
-    key: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.key}: {self.text}"
+__all__ = ["check"]
 
 
 @dataclass(frozen=True)
@@ -100,8 +82,7 @@ def check(history: History) -> list[Violation]:
             violations += _check_acknowledged(key, operations, epochs)
     violations += _check_copies(history)
     violations += [
-        Violation("unexpected error", "-", f"{process}: {text}")
-        for process, text in history.surprises
+        Violation(ERROR, "-", f"{process}: {text}") for process, text in history.surprises
     ]
     return violations
 
@@ -226,13 +207,13 @@ def _check_sessions(
             before = newest.get(read.process)
             if read.value is ABSENT:
                 if before is not None and not can_vanish:
-                    yield Violation("a reader goes back", key, f"{read}, after {before}")
+                    yield Violation(BACK, key, f"{read}, after {before}")
                 continue
             writer = writers.get(read.value)
             if writer is None or writer.start > read.end:
-                yield Violation("a value that nobody wrote", key, str(read))
+                yield Violation(NOBODYS, key, str(read))
             elif before is not None and writer.end < before.start:
-                yield Violation("a reader goes back", key, f"{read}, after {before}")
+                yield Violation(BACK, key, f"{read}, after {before}")
             elif _is_in(writer, epoch) and (before is None or writer.start > before.start):
                 newest[read.process] = writer
 
@@ -252,9 +233,9 @@ def _check_sums(operations: list[Operation], epochs: list[Epoch]) -> Iterator[Vi
             if one is not None:
                 gaps += max(other.value - one.value - 1, 0)
                 if one.value == other.value:
-                    yield Violation("compute does not add up", COUNTER, f"{one}, and {other}")
+                    yield Violation(SUMS, COUNTER, f"{one}, and {other}")
             if latest is not None and other.end < latest.start:
-                yield Violation("compute does not add up", COUNTER, f"{latest}, but {other}")
+                yield Violation(SUMS, COUNTER, f"{latest}, but {other}")
             if latest is None or other.start > latest.start:
                 latest = other
         seen = [op.value for op in operations if op.kind == "read" and epoch.holds(op)]
@@ -263,7 +244,7 @@ def _check_sums(operations: list[Operation], epochs: list[Epoch]) -> Iterator[Vi
             gaps += max(most - (sure[-1].value if sure else 0), 0)
         if gaps > len(unknown):
             yield Violation(
-                "compute does not add up",
+                SUMS,
                 COUNTER,
                 f"{gaps} numbers that no addition gave, and {len(unknown)} of unknown outcome",
             )
@@ -308,6 +289,4 @@ def _check_copies(history: History) -> Iterator[Violation]:
                 for key in sorted({*copy.entries, *truth})
                 if copy.entries.get(key) != truth.get(key)
             ]
-            yield Violation(
-                "a copy differs from the store", "-", f"{copy.process}: {'; '.join(wrong[:5])}"
-            )
+            yield Violation(COPIES, "-", f"{copy.process}: {'; '.join(wrong[:5])}")

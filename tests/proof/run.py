@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .backends import Backend
-from .checker import Violation, check
+from .checker import check
 from .faults import Deck
 from .history import History, Recorder
 from .processes import Part, Workers
+from .violations import Violation
 from .workers import RUN, SETTLE, WAIT
 
 __all__ = ["ROUND", "Result", "prove"]
