@@ -44,7 +44,7 @@ def _catches_bugs(seed: int) -> bool:
     """Tell whether each of the bugs is caught, and print by what."""
     missed = False
     for name, bug in BUGS.items():
-        backend, only = BACKENDS[bug.backend](), bug.faults or ("-",)
+        backend, only = BACKENDS[bug.backend](), bug.faults or ("no fault",)
         result = prove(backend, 2 * bug.seconds, seed, bug=name, only=only)
         found = sorted({violation.kind for violation in result.violations})
         print(f"seeded bug: {name}: {', '.join(found) or 'NOT CAUGHT'}", flush=True)

@@ -17,11 +17,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from durabledict.redisscripts import COMPARE_AND_SET
+
 from ..redisservers import RedisServer
 from ..servers import HOST, wait_until
 from ..tcpproxy import TcpProxy, each_chunk
 from .clients import KEYSPACE
-from .faults import Kind, limited_files, of_connections, of_processes, of_server
+from .faults import Kind, limited_files, of_connections, of_processes, of_server, stopped
 from .processes import Part, Workers
 
 if TYPE_CHECKING:
@@ -187,9 +189,15 @@ class RedisBackend(Backend):
         yield from of_processes(workers, random)
         yield from of_server("the server", lambda: self.server, random)
         yield from of_connections("the server", [self.proxy], random)
-        yield from self.of_keys(random)
+        yield Kind("the answers to additions are cut off", self._cut_additions)
+        yield from self.of_keys(workers, random)
 
-    def of_keys(self, random: Random) -> Iterator[Kind]:
+    def _cut_additions(self) -> None:
+        self.proxy.cut_after(COMPARE_AND_SET.sha, times=3)
+        time.sleep(0.5)
+        self.proxy.mend()
+
+    def of_keys(self, workers: Workers, random: Random) -> Iterator[Kind]:
         """Give what is done to the keys, past the library."""
         stream, mirror = f"{{{KEYSPACE}}}:changes", f"{{{KEYSPACE}}}:last_updated"
 
@@ -201,6 +209,12 @@ class RedisBackend(Backend):
             old = ask("GET", mirror)
             time.sleep(0.3)
             ask("SET", mirror, old or "1-1")
+
+        def trim_unseen() -> None:
+            readers = [worker for worker in workers.ready() if not worker.part.writes]
+            with stopped(random.choice(readers)):
+                time.sleep(0.5)
+                ask("XTRIM", stream, "MAXLEN", 1)
 
         def fill() -> None:
             ask("CONFIG", "SET", "maxmemory", "1")
@@ -226,6 +240,7 @@ class RedisBackend(Backend):
         # Which is found out within a second, or by the next write.
         yield Kind("the stamp is set back", rewind, blind=True, grace=1.2)
         yield Kind("the stream is trimmed", lambda: ask("XTRIM", stream, "MAXLEN", 1))
+        yield Kind("the stream is trimmed while a reader sleeps", trim_unseen)
         yield Kind("the stream is emptied", lambda: ask("XTRIM", stream, "MAXLEN", 0))
         yield Kind("the server is full", fill)
         yield Kind("an older backup is restored", restore, loses=True)

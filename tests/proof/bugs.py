@@ -145,16 +145,15 @@ BUGS: dict[str, Bug] = {
         _delta_of_a_trimmed_stream,
         "redis",
         (STALE, COPIES),
-        faults=("a process is stopped", "the stream is trimmed"),
-        seconds=4.0,
+        faults=("the stream is trimmed while",),
+        seconds=3.0,
     ),
     "a commit applied over a newer sync": Bug(_commit_over_a_newer_sync, "redis", (STALE, COPIES)),
     "driver retries left on": Bug(
         _driver_retries,
         "redis",
         (SUMS,),
-        faults=("connections to the server are cut as the answer",),
-        seconds=4.0,
+        faults=("the answers to additions are cut",),
     ),
 }
 

@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -20,9 +21,17 @@ from ..tcpproxy import TcpProxy
 from .history import Fault, Recorder
 
 if TYPE_CHECKING:
-    from .processes import Workers
+    from .processes import Worker, Workers
 
-__all__ = ["Deck", "Kind", "of_connections", "of_processes", "of_server"]
+__all__ = [
+    "Deck",
+    "Kind",
+    "limited_files",
+    "of_connections",
+    "of_processes",
+    "of_server",
+    "stopped",
+]
 
 
 @dataclass
@@ -83,18 +92,27 @@ def of_processes(
         workers.replace(random.choice(workers.writers()), signal.SIGKILL)
 
     def stop() -> None:
-        worker = random.choice(workers.all())
-        os.kill(worker.pid, signal.SIGSTOP)
-        time.sleep(random.uniform(0.5, 3.0))
-        os.kill(worker.pid, signal.SIGCONT)
+        with stopped(random.choice(workers.all())):
+            time.sleep(random.uniform(0.5, 3.0))
 
     def fork() -> None:
-        for worker in random.sample(workers.all(), 2):
+        ready = workers.ready()
+        for worker in random.sample(ready, min(2, len(ready))):
             os.kill(worker.pid, signal.SIGUSR1)
 
     yield Kind("a writer is killed", kill, blind=blind, grace=grace)
     yield Kind("a process is stopped for seconds", stop)
     yield Kind("processes fork under load", fork)
+
+
+@contextmanager
+def stopped(worker: Worker) -> Iterator[None]:
+    """Let a process do nothing."""
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
 
 
 def limited_files(workers: Workers, size: int) -> Callable[[], None]:

@@ -18,7 +18,7 @@ from kazoo.client import KazooClient
 from ..djangoproject import DATABASE
 from ..memcachedserver import MemcachedServer
 from ..postgresserver import PostgresServer
-from ..servers import HOST
+from ..servers import HOST, wait_until
 from ..tcpproxy import TcpProxy, each_chunk
 from ..zookeeperproxy import ZookeeperProxy
 from ..zookeeperservers import Ensemble, started
@@ -93,7 +93,8 @@ class ZookeeperBackend(Backend):
             server.start()
 
     def _expire(self, workers: Workers, random: Random) -> None:
-        session = workers.session(random.choice(workers.all()))
+        wait_until(workers.ready, "one has a session")
+        session = workers.session(random.choice(workers.ready()))
         self.ensemble.expire(cast(KazooClient, SimpleNamespace(client_id=session)))
 
 

@@ -135,6 +135,10 @@ class Workers:
     def all(self) -> list[Worker]:
         return list(self._running)
 
+    def ready(self) -> list[Worker]:
+        """Return those that have opened their dicts, and so listen to signals."""
+        return [worker for worker in self._running if worker.ready.value]
+
     def writers(self) -> list[Worker]:
         return [worker for worker in self._running if worker.part.writes]
 

@@ -78,7 +78,8 @@ class Worker:
         signal.signal(signal.SIGUSR1, self._want_fork)
         self.d = self._opened()
         self.ready.value = 1
-        while True:  # until it is killed
+        parent = os.getppid()
+        while os.getppid() == parent:  # which kills it, or is killed
             phase = self.phase.value
             self._note_session()
             if self.settled.value < phase:
