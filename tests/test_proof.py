@@ -22,7 +22,7 @@ SEED = 1
 
 @pytest.mark.parametrize("backend", ["sqlite", "redis"])
 def test_nothing_is_violated(backend: str) -> None:
-    result = prove(BACKENDS[backend](), 4.0, SEED, parts=PARTS)
+    result = prove(BACKENDS[backend](), 3.0, SEED, parts=PARTS)
     report = list(lines(result))
     assert result.violations == [], "\n".join(report)
     # It has done something, and says so.

@@ -38,7 +38,7 @@ class Bug:
     backend: str
     caught_as: tuple[str, ...]
     faults: tuple[str, ...] = ()
-    seconds: float = 2.0
+    seconds: float = 1.0
 
 
 def _stamp_compared_with_greater(client: Client) -> None:
@@ -138,6 +138,7 @@ BUGS: dict[str, Bug] = {
         "sqlite",
         (STALE, COPIES),
         faults=("an older backup is restored into",),
+        seconds=2.0,
     ),
     "a stamp read after the data": Bug(_stamp_read_after_the_data, "redis", (STALE,)),
     "a missing bump": Bug(_missing_bump, "redis", (STALE,)),
@@ -154,6 +155,7 @@ BUGS: dict[str, Bug] = {
         "redis",
         (SUMS,),
         faults=("the answers to additions are cut",),
+        seconds=2.0,
     ),
 }
 
