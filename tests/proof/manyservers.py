@@ -48,7 +48,7 @@ class ZookeeperBackend(Backend):
     calm = 0.5
 
     def start(self) -> None:
-        self.ensemble = self.stack.enter_context(Ensemble())
+        self.ensemble = self.stack.enter_context(Ensemble(force_sync=True))
         self.proxies = [
             self.stack.enter_context(ZookeeperProxy(server.port))
             for server in self.ensemble.servers

@@ -164,7 +164,7 @@ class Worker:
         else:
             self.record.end(number, "ok")
             if committed:  # what changes nothing in the store does not sync the copy
-                self.good_since = max(self.good_since, start)
+                self._caught_up(start)
 
     def _compute(self) -> None:
         number = self.record.begin("compute", {COUNTER: None})
@@ -175,6 +175,16 @@ class Worker:
             self._failed(number, error)
         else:
             self.record.end(number, "ok", result)
+            self._caught_up(start)
+
+    def _caught_up(self, start: float) -> None:
+        """Note that an own write was acknowledged, which began then.
+
+        The copy has all that was acknowledged before it; but of a store that tells of changes by
+        itself only what it has told of.
+
+        """
+        if self.client.is_strict:
             self.good_since = max(self.good_since, start)
 
     def _failed(self, number: int | None, error: Exception) -> None:
