@@ -95,6 +95,15 @@ test: test-requirements ## run the tests; none may be skipped, and the coverage 
 test-long: test-requirements ## run the tests that are marked as long
 	$(BIN)/python -m pytest -m long
 
+# A run on each backend, for so many seconds; or on one. The proof of the proof: PROOF_OPTIONS=--bugs
+SECONDS ?= 120
+SEED ?= 1
+PROVED = $(if $(filter command environment,$(word 1,$(origin BACKEND))),$(BACKEND),all)
+
+.PHONY: prove
+prove: test-requirements ## prove freshness and durability under faults; SECONDS=, SEED=, BACKEND=
+	$(BIN)/python -m tests.proof --seconds $(SECONDS) --seed $(SEED) --backend $(PROVED) --bugs
+
 .PHONY: test-django
 test-django: test-requirements ## run only the tests of Django models; with another Django: DJANGO=4.2
 	$(if $(DJANGO),$(PIP_INSTALL) 'Django~=$(DJANGO).0')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -21,6 +20,8 @@ import pytest
 
 from durabledict import MISSING, ConflictError, SqliteDict
 
+from .counters import Counter
+
 # No test takes that long: it is when a process that hangs becomes a failure.
 PATIENCE = 30.0
 
@@ -33,30 +34,6 @@ def place() -> Iterator[Path]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
-
-
-class Counter:
-    """A number that processes share past the dict: 8 bytes of a mapped file, written at once.
-
-    Not with `struct`, which packs byte by byte: who is killed in between leaves another number.
-
-    """
-
-    def __init__(self, path: Path) -> None:
-        with path.open("a+b") as file:
-            file.truncate(8)
-            self._view = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
-
-    @property
-    def value(self) -> int:
-        return self._view[0]
-
-    @value.setter
-    def value(self, number: int) -> None:
-        self._view[0] = number
-
-    def has_come_to(self, number: int) -> bool:
-        return self.value >= number
 
 
 def opened(place: Path, **options: Any) -> SqliteDict[Any, Any]:

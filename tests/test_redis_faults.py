@@ -22,11 +22,12 @@ from redis.retry import Retry
 from durabledict import RedisDict, redisload
 from durabledict import redis as backend
 
+from .counters import Counter
 from .redisreaders import KEYSPACE, Keyspace, entries
 from .redisservers import RedisServer
 from .servers import HOST, wait_until
 from .tcpproxy import TcpProxy
-from .test_processes import Counter, processes
+from .test_processes import processes
 from .test_sqlite_faults import Other
 
 START = {"a": 1, "b": [2], "c": "three", 4: 4.0}

@@ -35,8 +35,9 @@ from durabledict import JSONEncoding, SqliteDict
 from durabledict.keys import encode_key
 from durabledict.sqliteschema import COMMITS_KEPT, TRIM_EACH
 
+from .counters import Counter
 from .scenarios import Signal, ended_well, fork
-from .test_processes import PATIENCE, READS, Counter, opened, processes, publish, spawning
+from .test_processes import PATIENCE, READS, opened, processes, publish, spawning
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from kazoo.client import KazooClient
 from durabledict import MISSING, ZookeeperDict, reading
 from durabledict.zookeeperfetch import ROUNDS
 
+from .counters import Counter
 from .servers import HOST, PATIENCE, wait_until
-from .test_processes import Counter, processes, spawning
+from .test_processes import processes, spawning
 from .zookeeperlag import lagging
 from .zookeeperload import Load, Writer, begin, check, loaded
 from .zookeeperproxy import ZookeeperProxy

@@ -1,0 +1,43 @@
+"""The proof, for some seconds: no violation, and each bug that is put into the library is caught.
+
+`make prove` runs it for minutes, on each backend.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from .proof.allbackends import BACKENDS
+from .proof.bugs import BUGS
+from .proof.processes import Part
+from .proof.report import lines
+from .proof.run import prove
+
+#: Fewer than in the long run: most of the time goes into starting them.
+FEW = (Part("strict", writes=True), Part("manual", writes=True), Part("strict"))
+PARTS = (*FEW, Part("manual"), Part("watched"))
+
+SEED = 1
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_nothing_is_violated(backend: str) -> None:
+    result = prove(BACKENDS[backend](), 3.0, SEED, parts=PARTS)
+    report = list(lines(result))
+    assert result.violations == [], "\n".join(report)
+    # It has done something, and says so.
+    assert result.history.calls > 500
+    assert sum(result.faults.values()) > 1
+    assert len(result.history.copies) == len(PARTS)
+    assert report[0].startswith(f"{result.backend}: {result.history.calls} operations")
+    for name, number in result.faults.items():
+        assert any(f"{number} x {name} (" in line for line in report)
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_is_caught(name: str) -> None:
+    bug = BUGS[name]
+    only = bug.faults or ("no fault",)
+    result = prove(BACKENDS[bug.backend](), bug.seconds, SEED, bug=name, only=only, parts=FEW)
+    kinds = {violation.kind for violation in result.violations}
+    assert kinds & set(bug.caught_as), list(lines(result))
