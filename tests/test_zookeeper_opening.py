@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -116,7 +117,8 @@ def test_the_path_of_a_url_is_quoted(
     ],
 )
 def test_a_url_without_a_host_or_a_path(url: str) -> None:
-    said = rf"^'{url}': write zookeeper://host:port,host:port/path$"
+    shown = re.escape(url.replace("user:password@", "***@"))
+    said = rf"^'{shown}': write zookeeper://host:port,host:port/path$"
     for open_it in (Dict.from_url, durabledict.open):
         with pytest.raises(ValueError, match=said):
             open_it(url)
@@ -167,7 +169,7 @@ def test_a_url_that_cannot_be_opened_leaves_nothing(
 
 @pytest.mark.parametrize("connection", [None, "127.0.0.1:2181", object()])
 def test_what_is_no_client_is_refused(connection: Any) -> None:
-    said = r"^connection=.*: write a kazoo\.client\.KazooClient, or use durabledict\.open\('zoo"
+    said = r"^connection is .*: write a kazoo\.client\.KazooClient, or use durabledict\.open\('zoo"
     with pytest.raises(TypeError, match=said):
         Dict("/path", connection)
 
