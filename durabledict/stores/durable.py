@@ -39,7 +39,7 @@ class DurableDictStore(BaseDictionaryStore):
     True
     >>> DurableDictStore({})
     Traceback (most recent call last):
-    TypeError: durable_dict={}: pass a DurableDict; for other mappings there is ShoveStore
+    TypeError: durable_dict is a dict: pass a DurableDict; for other mappings there is ShoveStore
 
     :param durable_dict: the dict; it stays the caller's, who closes it
     :param encoding: turns objects into bytes. The default is that of the dict, or PickleEncoding
