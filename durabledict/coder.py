@@ -15,6 +15,7 @@ from .basicencodings import PickleEncoding
 from .errors import MISSING, DecodingError, EncodingError
 
 __all__ = [
+    "as_bytes",
     "check_encodings",
     "decode",
     "decode_all",
@@ -152,6 +153,28 @@ def prepare(encoding: Any, keyspace: str, key: object, value: object) -> tuple[A
         raise EncodingError(
             f"{_named(key)} could be encoded, but not be read back: {_reason(error.__cause__)}"
         ) from error
+
+
+def as_bytes(key: object, payload: Any, store: str) -> bytes:
+    """Return a payload as bytes, for a store that holds nothing else.
+
+    :param store: what it is called, for the message
+    :raises EncodingError: it is neither text nor bytes
+
+    """
+    if type(payload) is bytes:
+        return payload
+    if isinstance(payload, str):
+        try:
+            payload = payload.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise EncodingError(
+            f"the payload of key {key!r} is of type {type(payload).__name__}: {store} holds str "
+            "or bytes, so the encoding has to give one of them"
+        )
+    return bytes(payload)
 
 
 def refusal(key: object, error: Exception) -> EncodingError:

@@ -36,12 +36,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from . import reading, redisquestions
+from . import coder, reading, redisquestions
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .bytekeys import bytes_of, key_of
 from .changes import chained
 from .encoding import DefaultEncoding
-from .errors import MISSING, EncodingError, Missing
+from .errors import MISSING, Missing
 from .locks import LEASE, Lease
 from .redisconnection import nothing_was_sent
 from .redisload import delta, load
@@ -313,7 +313,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         synced = self.last_synced
         return self._run_write(
             SET,
-            (bytes_of(key), self._sendable(key, payload)),
+            (bytes_of(key), coder.as_bytes(key, payload, "Redis")),
             {key: stored},
             follows=synced[:2] if synced is not None and synced[0] < LAST_NUMBER else NEVER_WRITTEN,
         )
@@ -380,7 +380,7 @@ class RedisDict(ConnectionDurableDict[K, V]):
         written: dict[K, Any] = {}
         if not isinstance(value, Missing):
             payload, stored = self._prepare(key, value)
-            new, written = (b"1", self._sendable(key, payload)), {key: stored}
+            new, written = (b"1", coder.as_bytes(key, payload, "Redis")), {key: stored}
         arguments = (bytes_of(key), *old, *new)
         return self._run_write(COMPARE_AND_SET, arguments, written, [] if written else [key])
 
@@ -480,28 +480,8 @@ class RedisDict(ConnectionDurableDict[K, V]):
     def _flat(self, payloads: Mapping[K, Any]) -> tuple[bytes, ...]:
         flat: list[bytes] = []
         for key, payload in payloads.items():
-            flat += bytes_of(key), self._sendable(key, payload)
+            flat += bytes_of(key), coder.as_bytes(key, payload, "Redis")
         return tuple(flat)
-
-    def _sendable(self, key: K, payload: Any) -> bytes:
-        """Return a payload as bytes.
-
-        :raises EncodingError: it is neither text nor bytes
-
-        """
-        if type(payload) is bytes:
-            return payload
-        if isinstance(payload, str):
-            try:
-                payload = payload.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
-        if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise EncodingError(
-                f"the payload of key {key!r} is of type {type(payload).__name__}: Redis holds str "
-                "or bytes, so the encoding has to give one of them"
-            )
-        return bytes(payload)
 
     def _explained(self, action: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -38,7 +38,7 @@ from kazoo.exceptions import (
     SessionExpiredError,
 )
 
-from . import reading
+from . import coder, reading
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import Difference, chained
 from .encoding import DefaultEncoding
@@ -51,7 +51,7 @@ from .zookeepercommits import Commits
 from .zookeeperfetch import Fetcher
 from .zookeeperleases import ZookeeperLease, folder_of
 from .zookeepernames import Place, checked_path, encode_name
-from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit, sendable
+from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit
 from .zookeeperthreads import OwnThreadError
 from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
@@ -377,12 +377,14 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     def _entry(self, key: K, value: V) -> Entry:
         payload, stored = self._prepare(key, value)
-        return Entry(key, self._place.name(key), sendable(key, payload), stored)
+        return Entry(key, self._place.name(key), coder.as_bytes(key, payload, "ZooKeeper"), stored)
 
     def _many(self, entries: Mapping[K, V]) -> list[Entry]:
         payloads, stored = self._prepare_all(entries)
         return [
-            Entry(key, self._place.name(key), sendable(key, payload), stored[key])
+            Entry(
+                key, self._place.name(key), coder.as_bytes(key, payload, "ZooKeeper"), stored[key]
+            )
             for key, payload in payloads.items()
         ]
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from kazoo.security import ACL, OPEN_ACL_UNSAFE
 
-from .errors import EncodingError
 from .zookeeperclient import Client
 from .zookeepernames import Place
 
-__all__ = ["REQUEST_LIMIT", "Entry", "Part", "Sizes", "checked_limit", "sendable"]
+__all__ = ["REQUEST_LIMIT", "Entry", "Part", "Sizes", "checked_limit"]
 
 #: The largest request that a server takes, as long as its `jute.maxbuffer` is the default one.
 REQUEST_LIMIT = 0xFFFFF
@@ -143,24 +142,3 @@ def _size_of(acls: Iterable[ACL]) -> int:
 
 
 SIZE_OF_OPEN_ACL = _size_of(OPEN_ACL_UNSAFE)
-
-
-def sendable(key: Any, payload: Any) -> bytes:
-    """Return a payload as bytes.
-
-    :raises EncodingError: it is neither text nor bytes
-
-    """
-    if type(payload) is bytes:
-        return payload
-    if isinstance(payload, str):
-        try:
-            payload = payload.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise EncodingError(f"the payload of key {key!r} is no text: {error}") from error
-    if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise EncodingError(
-            f"the payload of key {key!r} is of type {type(payload).__name__}: ZooKeeper holds str "
-            "or bytes, so the encoding has to give one of them"
-        )
-    return bytes(payload)
