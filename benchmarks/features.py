@@ -134,7 +134,7 @@ def _openers(folder: str, server: RedisServer) -> Iterator[tuple[str, Opener]]:
         f"sqlitedict {version('sqlitedict')}",
         lambda name: sqlitedict.SqliteDict(path("sqlitedict", name), autocommit=True),
     )
-    yield "shelve", lambda name: shelve.open(path("shelve", name))  # noqa: SIM115
+    yield "shelve", lambda name: shelve.open(path("shelve", name))  # noqa: SIM115  # whoever asked closes it
     yield (
         f"redis-dict {version('redis-dict')}",
         lambda name: _closed(

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import doctest
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from .docpages import run_page
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 
 ROOT = Path(__file__).parents[1]
 
 sys.path.insert(0, str(ROOT / "examples"))
-
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.fixture
@@ -35,15 +31,9 @@ def test_the_examples_do_what_the_page_says(
 ) -> None:
     memcached_server.flush()
     redis_server.flush()
-    text = (ROOT / "docs" / "dogpile.rst").read_text()
-    for there, here in ((11211, memcached_server.port), (6379, redis_server.port)):
-        text, replaced = re.subn(rf"\b{there}\b", str(here), text)
-        assert replaced
-    test = doctest.DocTestParser().get_doctest(text, {}, "dogpile.rst", "dogpile.rst", 0)
-    assert len(test.examples) > 40
-    said: list[str] = []
-    result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
-    names: dict[str, Any] = test.globs
+    failed, said, names = run_page(
+        "dogpile.rst", {11211: memcached_server.port, 6379: redis_server.port}, least=40
+    )
     names["watched"].close()
     names["chain"].release()
-    assert result.failed == 0, "".join(said)
+    assert failed == 0, said

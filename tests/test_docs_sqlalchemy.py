@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import doctest
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from .docpages import run_page
 from .memcachedserver import MemcachedServer
 
 ROOT = Path(__file__).parents[1]
 
 sys.path.insert(0, str(ROOT / "examples"))
-
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.fixture
@@ -33,15 +29,8 @@ def test_the_examples_do_what_the_page_says(
     scratch: Path, memcached_server: MemcachedServer
 ) -> None:
     memcached_server.flush()
-    text = (ROOT / "docs" / "sqlalchemy.rst").read_text()
-    text, replaced = re.subn(r"\b11211\b", str(memcached_server.port), text)
-    assert replaced
-    test = doctest.DocTestParser().get_doctest(text, {}, "sqlalchemy.rst", "sqlalchemy.rst", 0)
-    assert len(test.examples) > 40
-    said: list[str] = []
-    result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
-    names: dict[str, Any] = test.globs
+    failed, said, names = run_page("sqlalchemy.rst", {11211: memcached_server.port}, least=40)
     names["store"].release()
     for engine in names["engines"].values():
         engine.dispose()
-    assert result.failed == 0, "".join(said)
+    assert failed == 0, said

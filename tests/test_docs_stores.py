@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from durabledict.testing import StoreSuite
 
+from .docpages import run_page
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 
@@ -22,8 +21,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from folderstore import FolderStore
 
 ROOT = Path(__file__).parents[1]
-
-FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.fixture
@@ -39,16 +36,10 @@ def test_the_examples_do_what_the_page_says(
 ) -> None:
     memcached_server.flush()
     redis_server.flush()
-    text = (ROOT / "docs" / "stores.rst").read_text()
-    for there, here in ((11211, memcached_server.port), (6379, redis_server.port)):
-        text, replaced = re.subn(rf"\b{there}\b", str(here), text)
-        assert replaced
-    test = doctest.DocTestParser().get_doctest(text, {}, "stores.rst", "stores.rst", 0)
-    assert len(test.examples) > 50
-    said: list[str] = []
-    result = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append, clear_globs=False)
-    assert result.failed == 0, "".join(said)
-    names: dict[str, Any] = test.globs
+    failed, said, names = run_page(
+        "stores.rst", {11211: memcached_server.port, 6379: redis_server.port}, least=50
+    )
+    assert failed == 0, said
     names["persistent_store"]._dict.close()
     names["chained_store"].release()
     names["shared"]._client.close()

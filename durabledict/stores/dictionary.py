@@ -294,11 +294,11 @@ class BaseDictionaryStore(ReservingStore):
         if self._pickles and self.expires_natively and cell[:10] == UNLIMITED:
             payload = cell[payload_start(cell) :]
             if payload[:1] == PICKLE:
-                # In a third of the time; whatever is wrong with it is found out the careful way.
+                # In a third of the time.
                 try:
                     return pickle.loads(payload)
                 except Exception:
-                    pass
+                    pass  # read once more below, the careful way, which raises and names the record
         try:
             record = payload_of(cell)
         except DecodingError as error:
