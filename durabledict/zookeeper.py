@@ -100,8 +100,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
                           nothing was told a read costs nothing; then, one request a changed key.
                           Another client's write may not have been told of yet
     ``"strict"``          every write that was acknowledged anywhere before the read began:
-                          ZooKeeper's ``sync``, one round trip to the leader (one that does not
-                          know yet that it is cut off answers for ``syncLimit`` ticks)
+                          ZooKeeper's ``sync``, one round trip to the leader. What a leader does
+                          not know, see `quorum`
     seconds               at most one ``sync`` in that time
     False, and `sync`     as "strict", at each call of `sync`
     ====================  =========================================================================
@@ -118,6 +118,10 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     :param timeout: the seconds that an answer may take; a connection that was lost is waited for
         as long
     :param request_limit: the bytes that a request may have, the servers' ``jute.maxbuffer``
+    :param quorum: ask a majority of the servers, by an empty transaction that they log, as dear as
+        a write, where else ZooKeeper's ``sync`` asks the leader alone. That one misses what is
+        written while a leader that was given up does not know it yet; and for a client of the
+        leader's own, now and then, what was acknowledged in the last milliseconds
     :param autosync: see above; and `DurableDict`, as for `encoding`, `old_encoding`, and the other
         options
     :raises TypeError: no path, no client of kazoo's, an option of another type
@@ -160,6 +164,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         *,
         timeout: float | timedelta = 5.0,
         request_limit: int = REQUEST_LIMIT,
+        quorum: bool = False,
         **options: Unpack[Options],
     ) -> None:
         if not isinstance(connection, KazooClient):
@@ -171,6 +176,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         if limit is None or limit <= 0:
             raise TypeError(f"timeout={timeout!r}: write seconds above 0, or a timedelta")
         largest = checked_limit(request_limit)
+        if not isinstance(quorum, bool):
+            raise TypeError(f"quorum={quorum!r}: write True (ask a majority) or False (the leader)")
         path = checked_path(keyspace)
         self._place = Place(path, in_root=path == "/" and not connection.chroot)
         # The stamp of what `durables` has loaded for the local copy.
@@ -179,7 +186,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         self._has_asked = False
         self._tree = Tree(self._marked)
         tree = self._tree
-        self._client = Client(connection, limit, tree.lose, lambda: tree.events)
+        self._client = Client(connection, limit, tree.lose, lambda: tree.events, quorum)
         asked = self._tree, self._client, self._place
         self._fetcher = Fetcher(*asked, largest)
         self._sizes = Sizes(self._client, self._place, largest)
@@ -214,8 +221,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     def last_updated(self) -> int:
         """Return the number of what the session was told, after a question to the leader.
 
-        One round trip: ZooKeeper's `sync`, after which this session has been told of every write
-        that was acknowledged before, and has heard of it.
+        One round trip: ZooKeeper's `sync`, or a majority's answer with `quorum`, after which this
+        session has been told of every write that was acknowledged before, and has heard of it.
 
         """
         self._ask_leader()
@@ -224,8 +231,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     def _ask_leader(self) -> None:
         for _ in range(ATTEMPTS):
-            kazoo = self._client.ready(self._waits())
-            asked = kazoo.sync_async(self._place.path)
+            self._client.ready(self._waits())
+            asked = self._client.ask(self._place.path)
             self._client.wait([asked])
             if not isinstance(asked.exception, (ConnectionLoss, SessionExpiredError)):
                 break  # else the next connection is waited for, and asked

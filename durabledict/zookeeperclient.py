@@ -86,6 +86,7 @@ class Client:
     :param on_loss: called, on a thread of the client's, when it has lost its connection, with
         whether the session is lost as well
     :param events: how many events of the dict's watches have come
+    :param quorum: as `ZookeeperDict` has it
 
     """
 
@@ -95,9 +96,11 @@ class Client:
         timeout: float,
         on_loss: Callable[[bool], object],
         events: Callable[[], int],
+        quorum: bool = False,
     ) -> None:
         self.timeout = timeout
         self._events = events
+        self._quorum = quorum
         self._connection = connection
         self._on_loss = weakref.WeakMethod(on_loss)
         self._kazoo = connection
@@ -267,6 +270,18 @@ class Client:
                         f"within {self.timeout:g} s"
                     )
                 result.wait(self.timeout)
+
+    def ask(self, path: str) -> Any:
+        """Ask for what was acknowledged before; return the result, to be waited for (rule 4.4).
+
+        The answer of a majority may hold an error of the path, which does not matter.
+
+        """
+        if not self._quorum:
+            return self._kazoo.sync_async(path)
+        question = self._kazoo.transaction()
+        question.check(path, -1)
+        return question.commit_async()
 
     def drop(self, path: str, watch: Watch) -> None:
         """Take a watch out of the client, which would keep it until its event.

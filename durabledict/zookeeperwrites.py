@@ -112,7 +112,7 @@ class Writer:
             return None, None
         # The place before the znode: what is removed after that makes the proof void.
         asked: list[Any] = [
-            kazoo.sync_async(self._place.path),
+            self._client.ask(self._place.path),
             kazoo.get_async(self._place.path),
             kazoo.get_async(self._place.path_of(name)),
         ]

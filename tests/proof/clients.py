@@ -91,9 +91,9 @@ class ZookeeperClient(Client):
             hosts=self.place["hosts"], timeout=3.0, connection_retry=reconnect
         )
         self._client.start(30.0)
-        return ZookeeperDict(
-            f"/{KEYSPACE}", self._client, encoding=JSONEncoding, timeout=2.0, **options
-        )
+        # The leader alone does not know all that was acknowledged: of that nothing is proved.
+        options |= {"encoding": JSONEncoding, "timeout": 2.0, "quorum": True}
+        return ZookeeperDict(f"/{KEYSPACE}", self._client, **options)
 
     def session(self) -> tuple[int, bytes] | None:
         session: tuple[int, bytes] | None = self._client.client_id

@@ -72,6 +72,7 @@ class ZookeeperBackend(Backend):
         own = [
             *of_server("the leader", leader, random),
             *of_server("a follower", follower, random),
+            Kind("the leader is stopped until another leads", lambda: self._depose(random)),
             Kind("two servers are killed, and started again", lambda: self._kill_two(random)),
             Kind("a session expires", lambda: self._expire(workers, random)),
         ]
@@ -83,6 +84,13 @@ class ZookeeperBackend(Backend):
         """Make a fault; what comes next finds all three at work."""
         strike()
         self.ensemble.wait_for_quorum()
+
+    def _depose(self, random: Random) -> None:
+        leader = self.ensemble.leader()
+        leader.pause()
+        self.ensemble.wait_for_quorum()
+        time.sleep(random.uniform(0.0, 1.0))  # in which the others are written to
+        leader.resume()
 
     def _kill_two(self, random: Random) -> None:
         both = random.sample(self.ensemble.servers, 2)
