@@ -22,21 +22,7 @@ except ModuleNotFoundError as error:
         "extra [zookeeper]",
         name=error.name,
     ) from error
-from kazoo.exceptions import (
-    AuthFailedError,
-    BadArgumentsError,
-    BadVersionError,
-    ConnectionClosedError,
-    ConnectionLoss,
-    InvalidACLError,
-    NoAuthError,
-    NodeExistsError,
-    NoNodeError,
-    NotEmptyError,
-    NotReadOnlyCallError,
-    OperationTimeoutError,
-    SessionExpiredError,
-)
+from kazoo.exceptions import ConnectionLoss, NotReadOnlyCallError, SessionExpiredError
 
 from . import coder, reading
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
@@ -46,13 +32,13 @@ from .errors import MISSING, Missing
 from .hiding import hidden, kind_of
 from .locks import LEASE, Lease
 from .options import seconds
-from .zookeeperclient import Client, NotConnectedError
+from .zookeeperclient import Client
 from .zookeepercommits import Commits
+from .zookeepererrors import REFUSALS, UNAVAILABLE
 from .zookeeperfetch import Fetcher
 from .zookeeperleases import ZookeeperLease, folder_of
 from .zookeepernames import Place, checked_path, encode_name
 from .zookeepersizes import REQUEST_LIMIT, Entry, Sizes, checked_limit
-from .zookeeperthreads import OwnThreadError
 from .zookeepertransactions import Transactions
 from .zookeepertree import Tree
 from .zookeeperwrites import Proof, Writer
@@ -69,21 +55,6 @@ V = TypeVar("V")
 
 #: How often the leader is asked, where the connection is lost meanwhile.
 ATTEMPTS = 5
-
-#: Errors of a server that has said no: nothing was done, and nothing may still arrive.
-REFUSALS = (
-    NotConnectedError,
-    OwnThreadError,
-    NoAuthError,
-    NotReadOnlyCallError,
-    NoNodeError,
-    NodeExistsError,
-    NotEmptyError,
-    BadVersionError,
-    InvalidACLError,
-    BadArgumentsError,
-    ValueError,
-)
 
 
 class ZookeeperDict(ConnectionDurableDict[K, V]):
@@ -142,14 +113,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         "_writer",
     )
 
-    unavailable = (
-        ConnectionLoss,
-        ConnectionClosedError,
-        SessionExpiredError,
-        OperationTimeoutError,
-        NotReadOnlyCallError,
-        AuthFailedError,
-    )
+    unavailable = UNAVAILABLE
 
     _autosync_words = ("strict",)
     _hears = True

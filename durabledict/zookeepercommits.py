@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from kazoo.client import KazooClient, TransactionRequest
-from kazoo.exceptions import NoAuthError, NotEmptyError, RolledBackError, RuntimeInconsistency
 from kazoo.protocol.states import ZnodeStat
 
 from .changes import Commit
@@ -19,18 +18,11 @@ from .zookeepernames import Place
 from .zookeepersizes import Entry
 from .zookeepertree import Tree
 
-__all__ = ["Commits", "failure_of", "named"]
+__all__ = ["Commits"]
 
 #: The entries of a transaction whose watches are armed along with it. For more, that takes longer
 #: than the transaction itself, and is left to the next sync.
 ARMED_AT_ONCE = 16
-
-
-#: What the servers mean by errors that come without a text.
-REASONS: dict[type[Exception], str] = {
-    NoAuthError: "this client may not write its znode",
-    NotEmptyError: "its znode has children of its own",
-}
 
 
 class Commits:
@@ -135,20 +127,3 @@ class Commits:
         )
         written = {entry.key: entry.value for entry, _ in stored}
         return Commit(before, after, written, [key for key, _ in removals])
-
-
-def named(error: Exception, key: Any) -> Exception:
-    """Return an error with a text that names the key; kazoo's have none."""
-    reason = REASONS.get(type(error))
-    return error if reason is None or error.args else type(error)(f"key {key!r}: {reason}")
-
-
-def failure_of(results: list[Any]) -> tuple[int, Exception] | None:
-    """Return the operation that failed, and why; the others failed along with it."""
-    followed: tuple[int, Exception] | None = None
-    for number, error in enumerate(results):
-        if isinstance(error, Exception):
-            if not isinstance(error, (RolledBackError, RuntimeInconsistency)):
-                return number, error
-            followed = followed or (number, error)
-    return followed

@@ -23,7 +23,8 @@ from kazoo.security import OPEN_ACL_UNSAFE
 from .changes import Commit
 from .zookeeperanswers import Ticket, Watch
 from .zookeeperclient import Client
-from .zookeepercommits import Commits, failure_of, named
+from .zookeepercommits import Commits
+from .zookeepererrors import failure_of, named
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
 from .zookeepertree import Tree

@@ -12,7 +12,8 @@ from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNo
 
 from .changes import Commit
 from .zookeeperclient import Client
-from .zookeepercommits import Commits, failure_of, named
+from .zookeepercommits import Commits
+from .zookeepererrors import failure_of, named
 from .zookeepernames import Place
 from .zookeepersizes import Entry, Part, Sizes
 from .zookeepertransactions import Transactions
