@@ -48,6 +48,9 @@ class TestStrictZookeeperDict(ZookeeperSuite):
         {"strict", "own_stamps", "compare_and_set", "delta", "push", "shared", "aliasing"}
     )
 
+    def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
+        return super().factory(place, **{"quorum": True, **options})
+
 
 # CPython's test of popitem takes 16,000 entries one by one, each of them four requests. So it runs
 # with one of the ways of reading, and in the others it is one of the long tests.
