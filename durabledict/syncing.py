@@ -7,6 +7,7 @@ what becomes of an outage, or of a dict that another thread closes meanwhile.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import reading
@@ -45,6 +46,11 @@ class SyncedCopy(ComparedCopy[K, V], Generic[K, V]):
             if key is not MISSING and self._undecodable:
                 self._require_decodable(key)
         return overlay
+
+    @property
+    def undecodable(self) -> Mapping[K, DecodingError]:
+        """The keys whose payload cannot be decoded, each with the error, as of the last sync."""
+        return MappingProxyType(self._undecodable)
 
     def _require_decodable(self, key: K) -> None:
         """Raise the DecodingError of a key whose payload cannot be decoded."""
@@ -132,4 +138,4 @@ class SyncedCopy(ComparedCopy[K, V], Generic[K, V]):
         return stamp if stamp != self.last_synced else None
 
     def _restart_watch(self) -> None:
-        raise NotImplementedError  # base.py: the first read after a fork
+        raise NotImplementedError  # watching.py: the first read after a fork
