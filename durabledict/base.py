@@ -4,7 +4,7 @@ Who writes a backend reads this module and one backend: from "what a backend sup
 methods make a working dict, the others make it faster or safer. `_encode` and `_decode`, which they
 use, are in `payloads`. The layers below are `localcopy` (the entries in this process), `validity`
 (until when they will do), `comparing` (with the store), `syncing` (for reads), `reading` (how reads
-check), `writing` (what users call to write) and `watching` (the thread that syncs).
+check), `writing` and `modifying` (what users call to write) and `watching` (the thread that syncs).
 """
 
 from __future__ import annotations
@@ -291,6 +291,12 @@ class DurableDict(WatchedCopy[K, V], Payloads, Generic[K, V]):
         return None
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _lacking(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self._native_class.__name__} has to define _fetch() and _compare_and_set() for "
+            "compare_and_set, compute and edit"
+        )
 
     def _has_compare_and_set(self) -> bool:
         return type(self)._compare_and_set is not DurableDict._compare_and_set

@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import Missing
+from .modifying import ModifiableCopy
 from .options import seconds
 from .watch import Watch
-from .writing import WritableCopy
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,7 +26,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class WatchedCopy(WritableCopy[K, V], Generic[K, V]):
+class WatchedCopy(ModifiableCopy[K, V], Generic[K, V]):
     """A local copy that a thread may keep up to its store, until it is closed."""
 
     __slots__ = ("_interrupted", "_watch")
