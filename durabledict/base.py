@@ -1,35 +1,30 @@
 """`DurableDict`: a dict whose contents live in a store that many processes share.
 
 Who writes a backend reads this module and one backend: from "what a backend supplies" on, four
-methods make a working dict, the others make it faster or safer. The layers below are `localcopy`
-(the entries in this process), `syncing` (when they are compared with the store), `reading` (how
-reads check) and `writing` (what users call to write).
+methods make a working dict, the others make it faster or safer. `_encode` and `_decode`, which they
+use, are in `payloads`. The layers below are `localcopy` (the entries in this process), `validity`
+(until when they will do), `comparing` (with the store), `syncing` (for reads), `reading` (how reads
+check), `writing` and `modifying` (what users call to write) and `watching` (the thread that syncs).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from . import atomic, coder, forking, reading
 from .changes import Changes, Commit, Undecodable, chained, differs
 from .encoding import DefaultEncoding
-from .errors import MISSING, DecodingError, EncoderError, EncodingError, Missing
+from .errors import MISSING, EncoderError, Missing
 from .keys import canonical_key
-from .localcopy import LocalCopy
 from .locks import LEASE, Lease, ProcessLease
-from .options import seconds
-from .watch import Watch
-from .writing import WritableCopy
+from .payloads import Payloads
+from .watching import WatchedCopy
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import TypedDict
-
-    from typing_extensions import Self
 
     class Options(TypedDict, total=False):
         """The keyword options that every dict takes."""
@@ -43,10 +38,9 @@ __all__ = ["Changes", "Commit", "ConnectionDurableDict", "DurableDict", "Undecod
 
 K = TypeVar("K")
 V = TypeVar("V")
-D = TypeVar("D")
 
 
-class DurableDict(WritableCopy[K, V], Generic[K, V]):
+class DurableDict(WatchedCopy[K, V], Payloads, Generic[K, V]):
     """A dict backed by a durable store; subclass it to write a backend.
 
     Looking up: ``d[k]``, ``get``, ``in``, ``len``, iteration, ``keys``, ``values``, ``items``,
@@ -77,7 +71,7 @@ class DurableDict(WritableCopy[K, V], Generic[K, V]):
 
     """
 
-    __slots__ = ("_interrupted", "_watch", "_writers", "encoding", "old_encoding")
+    __slots__ = ("_writers", "encoding", "old_encoding")
 
     #: The exceptions that mean "the store cannot be asked", not "the caller made a mistake".
     unavailable: tuple[type[BaseException], ...] = (OSError,)
@@ -103,8 +97,6 @@ class DurableDict(WritableCopy[K, V], Generic[K, V]):
         coder.check_encodings(encoding, old_encoding, allow_unsigned)
         self.encoding = encoding
         self.old_encoding = old_encoding
-        self._watch: Watch | None = None
-        self._interrupted = threading.Event()
         # Without compare-and-set in the store, setdefault and pop are made of several requests:
         # then this dict's writers take turns, so that they are atomic between threads at least.
         self._writers = None if self._has_compare_and_set() else threading.RLock()
@@ -118,76 +110,6 @@ class DurableDict(WritableCopy[K, V], Generic[K, V]):
             if self.on_outage == "raise":
                 raise
             self._report_outage(error)
-
-    # -- syncing ------------------------------------------------------------------------------
-
-    @property
-    def undecodable(self) -> Mapping[K, DecodingError]:
-        """The keys whose payload cannot be decoded, each with the error, as of the last sync."""
-        return MappingProxyType(self._undecodable)
-
-    def on_change(
-        self, callback: Callable[[K, V | Missing, V | Missing], object]
-    ) -> Callable[[], None]:
-        """Call ``callback(key, old, new)`` for every change this process sees, own writes included.
-
-        `MISSING` stands for absent. The calls come in order, outside all locks, in the thread
-        that synced or in one that is delivering already. A callback that raises is logged.
-
-        :return: a function that ends it
-
-        """
-        return self._feed.subscribe(callback)
-
-    def watch(self, interval: float | timedelta = 5.0) -> Watch:
-        """Sync in a background thread whenever the store says that something changed.
-
-        A manual dict is then fresh within milliseconds and reads at the speed of the C dict.
-        Call it after the fork: a child that inherits a watch starts its own thread at its first
-        read. A second call replaces the first watch.
-
-        :param interval: seconds after which stamps are compared even if the store says nothing
-        :return: the watch, which `stop` or `close` ends
-
-        """
-        between = seconds(interval)
-        if between is None or between <= 0:
-            raise TypeError(f"interval={interval!r}: write seconds above 0, or a timedelta")
-        self._require_open()
-        if self._watch is not None:
-            self._watch.stop()
-        self._interrupted.clear()
-        with self._copy_lock:
-            self._watch_lost = False
-            self._settle()
-        # Started when the dict knows it: an interrupt in between leaves no thread that nobody ends.
-        watch = self._watch = Watch(self, between)
-        watch._start()
-        return watch
-
-    def close(self) -> None:
-        """Release threads and connections. Reads go on from the local copy as it is.
-
-        A backend with connections of its own closes them after ``super().close()``.
-
-        """
-        with self._copy_lock:
-            self._is_closed = True
-            self._settle()
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- what a backend supplies --------------------------------------------------------------
 
@@ -368,116 +290,21 @@ class DurableDict(WritableCopy[K, V], Generic[K, V]):
         """
         return None
 
-    # -- what a backend uses ------------------------------------------------------------------
+    # -- inside -------------------------------------------------------------------------------
 
-    def _encodings(self) -> tuple[Any, Any]:
-        """Return `encoding` and `old_encoding` in the form that the store's place for values takes.
-
-        As they are, unless a backend's place takes text alone, say.
-
-        """
-        return self.encoding, self.old_encoding
-
-    def _encode(self, value: Any, key: Any = MISSING) -> Any:
-        """Return the payload of a value, one that can be read back.
-
-        :param key: for the message, and for an encoding that is bound to its place
-        :raises EncodingError: before anything is sent
-
-        """
-        return self._prepare(key, value)[0]
-
-    def _decode(self, payload: Any, key: Any = MISSING) -> Any:
-        """Return the value of a payload, which may be of `old_encoding`, or `Undecodable`.
-
-        It does not raise, so that one bad value harms one key: a `durables` that hands on what
-        comes from here is as good as any.
-
-        """
-        try:
-            return coder.decode(*self._encodings(), self.keyspace, key, payload)
-        except DecodingError as error:
-            # It is kept: without the tracebacks, whose frames hold the caller's local variables.
-            kept: BaseException | None = error
-            while kept is not None:
-                kept.__traceback__ = kept.__context__ = None
-                kept = kept.__cause__
-            return Undecodable(error)
-
-    def _decode_all(self, payloads: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Return key -> value, or `Undecodable`, for pairs of a key and a payload.
-
-        As `_decode`, in a third of its time where all are pickles: it is what a first load spends
-        its time in.
-
-        """
-        pairs = payloads if isinstance(payloads, list) else list(payloads)
-        entries = coder.decode_all(self._encodings()[0], pairs)
-        if entries is None:
-            entries = {key: self._decode(payload, key) for key, payload in pairs}
-        return entries
-
-    def _prepare(self, key: Any, value: Any) -> tuple[Any, Any]:
-        """Return the payload of a value and the value as reading it back gives it.
-
-        :raises EncodingError: before anything is sent
-
-        """
-        if isinstance(value, LocalCopy):
-            raise EncodingError(
-                f"the value of key {key!r} is a {type(value).__name__}, which lives in its own "
-                "store and cannot be put into another: store its copy()"
-            )
-        return coder.prepare(self._encodings()[0], self.keyspace, key, value)
-
-    def _prepare_all(self, entries: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        """Return key -> payload and key -> value as reading it back gives it; see `_prepare`."""
-        encoding, _ = self._encodings()
-        encode, immutable = encoding.encode, coder.immutable_types(encoding)
-        payloads, stored = {}, {}
-        for key, value in entries.items():
-            if type(value) not in immutable:
-                payloads[key], stored[key] = self._prepare(key, value)
-                continue
-            try:
-                payloads[key], stored[key] = encode(value), value
-            except Exception as error:
-                raise coder.refusal(key, error) from error
-        return payloads, stored
-
-    def _sync_watched(self, woken: bool) -> bool:
-        """Sync for the watch, which tries again by itself after an error.
-
-        :param woken: the store has said that something changed
-
-        """
-        try:
-            return self._compare_told() if woken else self._compare()
-        except self.unavailable as error:
-            self._report_outage(error)
-            raise
-        finally:
-            self._feed.deliver()
+    def _lacking(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self._native_class.__name__} has to define _fetch() and _compare_and_set() for "
+            "compare_and_set, compute and edit"
+        )
 
     def _has_compare_and_set(self) -> bool:
         return type(self)._compare_and_set is not DurableDict._compare_and_set
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._interrupted = threading.Event()
         if not self._has_compare_and_set():
             self._writers = threading.RLock()
-        if self._watch is not None and not self._watch._stopping.is_set():
-            with self._copy_lock:
-                self._watch_lost = True
-                self._settle()
-
-    def _restart_watch(self) -> None:
-        with self._copy_lock:
-            lost, self._watch_lost = self._watch_lost, False
-            self._settle()
-        if lost and self._watch is not None:
-            self._watch._start()
 
 
 class ConnectionDurableDict(DurableDict[K, V]):

@@ -3,7 +3,7 @@
 An instance of a dict class is of one of two classes at any time. In the *native* class, the one
 that the programmer wrote, `d[k]`, `get`, `in` and `len` are the C dict's own. In the *syncing*
 class, made once for each native class by `syncing_class`, the same four check first. The
-dict moves itself between the two (`syncing.py`) under its lock; docs/internals.rst, "Native and
+dict moves itself between the two (`validity.py`) under its lock; docs/internals.rst, "Native and
 syncing", says when and why.
 """
 

@@ -1,47 +1,44 @@
 """`SqliteDict`: a durable dict in an SQLite file, shared by all processes of one machine.
 
 docs/internals.rst, section 1, numbers the rules of this protocol. The entries, and the row of the
-commit, which lists their keys, are written in one transaction. The stamp of a keyspace is the
-number and the random nonce of its last commit.
+commit, which lists their keys, are written in one transaction; how they are read is in
+`sqlitereads`.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .base import Changes, Commit, DurableDict, Undecodable
-from .bytekeys import not_utf8
+from .base import Commit
 from .encoding import DefaultEncoding
-from .errors import MISSING, DurableDictError, EncodingError, Missing
+from .errors import MISSING, EncodingError, Missing
 from .hiding import hidden
-from .keys import decode_key, encode_key
+from .keys import encode_key
 from .locks import LEASE, Lease
 from .sqliteconnection import Connection, is_locked
 from .sqlitefile import SqliteFile, Transaction
 from .sqliteleases import SqliteLease
-from .sqlitelog import packed, trim, unpacked
+from .sqlitelog import packed, trim
+from .sqlitereads import SqliteReads
 from .sqlitestatements import (
     COMMIT,
-    ENTRY,
-    LOG,
     OVERWRITE,
     OVERWRITTEN,
-    PAYLOAD,
     PROOF,
-    STAMP,
     forget_inherited_nonces,
-    has_tagged_keys,
+    form_there,
+    key_of,
     new_nonce,
+    payload_of,
     read_entries,
     remove,
     store,
 )
-from .walindex import WalIndex, commits
+from .walindex import commits
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -53,19 +50,11 @@ __all__ = ["SqliteDict"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-Stamp = tuple[int, int]
-
 # What a transaction writes, key text -> payload, and which keys it removes.
 Chosen = tuple[dict[str | bytes, Any], list[Any]]
 
-#: What SQLite's integers end with.
-LAST_VERSION = 2**63 - 1
 
-# What a keyspace without a commit has: a keyspace that was emptied has one of its own.
-NEVER_WRITTEN: Stamp = (0, 0)
-
-
-class SqliteDict(DurableDict[K, V]):
+class SqliteDict(SqliteReads[K, V]):
     """A durable dict in an SQLite file. Strict reads are linearizable between processes.
 
     Iteration is in the order of first insertion, as in a dict. Values are pickled unless
@@ -104,11 +93,7 @@ class SqliteDict(DurableDict[K, V]):
 
     """
 
-    __slots__ = ("_file", "_known", "_place", "keyspace")
-
-    unavailable = (sqlite3.OperationalError,)
-    _ordered = True
-    _poll_pauses = (0.0005, 0.005)  # what `wait` looks at is the header
+    __slots__ = ()
 
     def __init__(
         self,
@@ -124,19 +109,9 @@ class SqliteDict(DurableDict[K, V]):
     ) -> None:
         if not isinstance(keyspace, str):
             raise TypeError(f"keyspace={keyspace!r} is not a str")
-        self.keyspace = keyspace
-        # In the table the keyspace has the form of a key, in which every str can be stored.
-        self._place = encode_key(keyspace)
         forget_inherited_nonces()  # of a fork that Python's hooks did not see
-        self._file = SqliteFile(path, timeout, synchronous)
-        # What `last_updated` found last: the index, its header, the number of commits in that, and
-        # the stamp that was read after it. A plain tuple: a write makes one.
-        self._known: tuple[WalIndex, bytes, int, Stamp] | None = None
-        try:
-            super().__init__(autosync, encoding, old_encoding, **options)
-        except BaseException:
-            self._file.close()
-            raise
+        file = SqliteFile(path, timeout, synchronous)
+        super().__init__(file, keyspace, autosync, encoding, old_encoding, **options)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -158,109 +133,7 @@ class SqliteDict(DurableDict[K, V]):
         """What a write waits for: "OFF", "NORMAL", "FULL" or "EXTRA"."""
         return self._file.synchronous
 
-    def last_updated(self) -> Stamp:
-        """Return the number and nonce of the last commit to this keyspace.
-
-        48 bytes of memory, and two `stat` once a second; one SELECT more when somebody wrote to the
-        file since the last call.
-
-        """
-        index = self._file.current()
-        # Read before the stamp: a commit in between is seen by the next call (rule 0.1).
-        header = index.header[:]
-        if not isinstance(header, bytes):
-            return self._last_updated_by_pragma()
-        known = self._known
-        if known is not None and known[0] is index and known[1] == header:
-            return known[3]
-        with self._file.use() as connection:
-            stamp = self._stamp(connection)
-            if not connection.in_transaction:  # or it may be taken back
-                self._known = (index, header, commits(header), stamp)
-        return stamp
-
-    def _last_updated_by_pragma(self) -> Stamp:
-        """Ask SQLite, where the header cannot be read: it takes ten times as long."""
-        with self._file.use() as connection:
-            ((version,),) = connection.rows("PRAGMA data_version")
-            known: tuple[int, Stamp] | None = connection.known
-            if known is not None and known[0] == version:
-                return known[1]
-            stamp = self._stamp(connection)
-            connection.known = (version, stamp)
-            return stamp
-
-    def _glance(self) -> tuple[WalIndex, bytes] | None:
-        index = self._file.index
-        header = index.header[:]
-        return (index, header) if isinstance(header, bytes) else None
-
-    def _is_unchanged(self, now: float) -> bool:
-        glimpse = self._glimpse
-        if glimpse is None:
-            return False
-        index, header = glimpse
-        if index.header[:] != header or now >= index.look_at:
-            return False
-        if getattr(self.last_updated, "__func__", None) is not _last_updated:
-            return False  # somebody's own: a subclass, or a test that counts
-        self.stats.comparisons += 1
-        self._freshness.sent = now
-        return True
-
-    def durables(self) -> dict[K, V | Undecodable]:
-        """Return all entries, decoded, in the order of first insertion."""
-
-        def work(connection: Connection) -> tuple[list[tuple[Any, Any]], bool]:
-            rows = read_entries(connection, self._place)
-            return rows, has_tagged_keys(connection, self._place) or connection.met_bytes
-
-        rows, tagged = self._file.read(work)
-        if tagged:
-            rows = [(_key(text), payload) for text, payload in rows]
-        return self._decode_all(rows)
-
-    def changes(self, since: Stamp) -> Changes[K, V] | None:
-        """Return the entries that the commits after `since` touched; it costs their number.
-
-        None when the very commit that gave `since` is not in the file: it was long ago, or a backup
-        was restored. None too after a commit of so many keys that it does not list them.
-
-        """
-        touched: dict[str | bytes, None] = {}
-        removed: set[str | bytes] = set()
-        rows: list[Any] = []
-        absent: list[str | bytes] = []
-
-        def work(connection: Connection) -> list[Any] | None:
-            # Before the first commit there is nothing that could prove anything: no row.
-            if not connection.rows(PROOF, (self._place, *since)):
-                return None
-            log = connection.rows(LOG, (self._place, since[0]))
-            for _, _, *fields in log:
-                if fields == [None, None]:
-                    return None
-                written, gone = map(unpacked, fields)
-                if written is None or gone is None:
-                    return None
-                touched.update(dict.fromkeys([*written, *gone]))
-                removed.update(gone)
-            for text in touched:
-                entry = connection.rows(ENTRY, (self._place, text))
-                rows.extend(entry)
-                absent.extend([] if entry else [text])
-            return log
-
-        log = self._file.read(work)
-        if log is None:
-            return None
-        rows.sort()  # by their number, in the order of insertion
-        return Changes(
-            log[-1][:2] if log else since,
-            self._decode_all([(_key(text), payload) for _, text, payload in rows]),
-            removed=[_key(text) for text in absent],
-            moved=[_key(text) for _, text, _ in rows if text in removed],
-        )
+    # -- writing ------------------------------------------------------------------------------
 
     def persist(self, key: K, value: V) -> Commit[K, V]:
         """Store one entry: one transaction; one statement where the key is there."""
@@ -271,7 +144,8 @@ class SqliteDict(DurableDict[K, V]):
         if commit is not None:
             return commit
         return self._commit(
-            lambda connection: ({self._there(connection, text): payload}, []), {key: stored}
+            lambda connection: ({form_there(connection, self._place, text): payload}, []),
+            {key: stored},
         )
 
     def depersist(self, key: K) -> Commit[K, V]:
@@ -291,8 +165,8 @@ class SqliteDict(DurableDict[K, V]):
                 {},
                 [
                     there
-                    for there in (self._there(connection, text) for text in texts)
-                    if self._payload(connection, there) is not MISSING
+                    for there in (form_there(connection, self._place, text) for text in texts)
+                    if payload_of(connection, self._place, there) is not MISSING
                 ],
             ),
             {},
@@ -311,19 +185,14 @@ class SqliteDict(DurableDict[K, V]):
 
         return self._commit(difference, written)
 
-    def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
-        with self._file.use() as connection:
-            payload = self._payload(connection, self._there(connection, encode_key(key)))
-        return MISSING if payload is MISSING else self._decode(payload, key), payload
-
     def _compare_and_set(self, key: K, value: V | Missing, proof: Any) -> Commit[K, V] | None:
         text = encode_key(key)
         payloads, written = ({}, {}) if value is MISSING else self._payloads({key: value})
         removed = [text] if value is MISSING and proof is not MISSING else []
 
         def if_unchanged(connection: Connection) -> Chosen | None:
-            there = self._there(connection, text)
-            if self._payload(connection, there) != proof:
+            there = form_there(connection, self._place, text)
+            if payload_of(connection, self._place, there) != proof:
                 return None
             wanted = {} if value is MISSING else {there: payloads[text]}
             return wanted, [there for _ in removed]
@@ -334,11 +203,6 @@ class SqliteDict(DurableDict[K, V]):
         """Whether nothing was done: so it is where another writer's lock was in the way, too."""
         locked = isinstance(error, sqlite3.OperationalError) and is_locked(error)
         return locked or super()._was_refused(error)
-
-    def _pause(self, seconds: float) -> bool:
-        # Short enough to sleep through: to wait for the event takes twice the processor.
-        time.sleep(seconds)
-        return self._interrupted.is_set()
 
     def _lease(self, name: str, seconds: float = LEASE) -> Lease:
         identity = ("sqlite", self.path, self._place, name)
@@ -355,33 +219,12 @@ class SqliteDict(DurableDict[K, V]):
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _stamp(self, connection: Connection) -> Stamp:
-        rows = connection.rows(STAMP, (self._place,))
-        if not rows:
-            return NEVER_WRITTEN
-        version, nonce = rows[0]
-        if type(version) is int and type(nonce) is int and version < LAST_VERSION:
-            return version, nonce
-        raise DurableDictError(
-            f"{self.path} has a row in durabledict_commits that no durabledict has written: "
-            f"version {version!r}, nonce {nonce!r}, of keyspace {self.keyspace!r}; delete it"
-        )
-
-    def _there(self, connection: Connection, text: str) -> str | bytes:
-        """Return what is in the table for a key: text that is no UTF-8, where others wrote that."""
-        raw = not_utf8(decode_key(text)) if text[:1] == "~" else None
-        if raw is None or self._payload(connection, raw) is MISSING:
-            return text
-        return raw
-
     def _all_there(
         self, connection: Connection, payloads: dict[str, Any]
     ) -> dict[str | bytes, Any]:
-        return {self._there(connection, text): payload for text, payload in payloads.items()}
-
-    def _payload(self, connection: Connection, text: str | bytes) -> Any:
-        rows = connection.rows(PAYLOAD, (self._place, text))
-        return rows[0][0] if rows else MISSING
+        return {
+            form_there(connection, self._place, text): payload for text, payload in payloads.items()
+        }
 
     def _payloads(self, entries: Mapping[K, Any]) -> tuple[dict[str, Any], dict[K, Any]]:
         """Return key text -> payload, and key -> value as stored, before anything is sent."""
@@ -465,33 +308,15 @@ class SqliteDict(DurableDict[K, V]):
             transaction.proof = (PROOF, (place, version, nonce))
             stored: Mapping[K, Any] = written
             if len(payloads) < len(written):
-                keys = {_key(text) for text in payloads}
+                keys = {key_of(text) for text in payloads}
                 stored = {key: value for key, value in written.items() if key in keys}
-            return Commit(before, (version, nonce), stored, [_key(text) for text in removed])
+            return Commit(before, (version, nonce), stored, [key_of(text) for text in removed])
 
         commit = self._file.write(work)
         # What made no commit has no place in the count: the one that came may be another's.
         if commit is not None and commit.after != commit.before and isinstance(header, bytes):
             self._remember(index, commits(header), commit.after)
         return commit
-
-    def _remember(self, index: WalIndex, before: int, stamp: Any) -> bool:
-        """Remember the stamp that an own commit gave, if nobody else committed; tell whether.
-
-        :param before: the number of commits before it. One commit later the one is our own
-
-        """
-        after = index.header[:]
-        if isinstance(after, bytes):
-            count = commits(after)
-            if count == before + 1:
-                self._known = (index, after, count, stamp)
-                return True
-        return False
-
-
-# Here, where the class is done: what `_is_unchanged` compares with.
-_last_updated = SqliteDict.last_updated
 
 
 def _require_storable(key: object, payload: object) -> None:
@@ -508,8 +333,3 @@ def _require_storable(key: object, payload: object) -> None:
             f"the payload of key {key!r} is of type {type(payload).__name__}: a file holds str or "
             "bytes, so the encoding has to give one of them"
         )
-
-
-def _key(text: str | bytes) -> Any:
-    """Return the key that a text stands for; what is no UTF-8 is shown as Python shows it."""
-    return decode_key(text if isinstance(text, str) else text.decode("utf-8", "surrogateescape"))

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from .bytekeys import not_utf8
+from .errors import MISSING
+from .keys import decode_key
 from .sqliteconnection import Connection
 from .sqliteschema import REMOVED
 
@@ -20,12 +23,14 @@ __all__ = [
     "LOG",
     "OVERWRITE",
     "OVERWRITTEN",
-    "PAYLOAD",
     "PROOF",
     "STAMP",
     "forget_inherited_nonces",
+    "form_there",
     "has_tagged_keys",
+    "key_of",
     "new_nonce",
+    "payload_of",
     "read_entries",
     "remove",
     "store",
@@ -118,6 +123,25 @@ def read_entries(connection: Connection, place: str) -> list[tuple[Any, Any]]:
 def has_tagged_keys(connection: Connection, place: str) -> bool:
     """Whether there may be keys that `decode_key` gives as something else than their text."""
     return bool(connection.rows(TAGGED, (place,)))
+
+
+def form_there(connection: Connection, place: str, text: str) -> str | bytes:
+    """Return what is in the table for a key: text that is no UTF-8, where others wrote that."""
+    raw = not_utf8(decode_key(text)) if text[:1] == "~" else None
+    if raw is None or payload_of(connection, place, raw) is MISSING:
+        return text
+    return raw
+
+
+def payload_of(connection: Connection, place: str, text: str | bytes) -> Any:
+    """Return the payload of a key, or MISSING."""
+    rows = connection.rows(PAYLOAD, (place, text))
+    return rows[0][0] if rows else MISSING
+
+
+def key_of(text: str | bytes) -> Any:
+    """Return the key that a text stands for; what is no UTF-8 is shown as Python shows it."""
+    return decode_key(text if isinstance(text, str) else text.decode("utf-8", "surrogateescape"))
 
 
 def store(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .base import DurableDict
+    from .watching import WatchedCopy
 
 __all__ = ["Watch"]
 
@@ -37,7 +37,7 @@ class Watch:
 
     """
 
-    def __init__(self, watched: DurableDict[Any, Any], interval: float) -> None:
+    def __init__(self, watched: WatchedCopy[Any, Any], interval: float) -> None:
         self.interval = interval
         self._watched = weakref.ref(watched)
         self._make_thread()
@@ -91,7 +91,7 @@ class Watch:
 
 
 def _run(
-    reference: weakref.ref[DurableDict[Any, Any]], stopping: threading.Event, interval: float
+    reference: weakref.ref[WatchedCopy[Any, Any]], stopping: threading.Event, interval: float
 ) -> None:
     failed = 0
     waits = False

@@ -26,8 +26,8 @@ from durabledict import (
     MemoryStorage,
     SqliteDict,
     forking,
-    sqlite,
     sqliteconnection,
+    sqlitereads,
 )
 from durabledict.reading import Syncing
 from durabledict.sqliteconnection import Connection
@@ -243,7 +243,7 @@ def snapshot_is_open(place: Path) -> None:
     d, other = opened("sqlite", place, autosync=False), opened("sqlite", place)
     other["k"] = 1
     stop = Stop()
-    stop.before(sqlite, "unpacked")  # in the read transaction of the delta
+    stop.before(sqlitereads, "unpacked")  # in the read transaction of the delta
     original = d.last_updated
     d.last_updated = lambda: other.last_updated()
     d.sync()

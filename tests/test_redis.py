@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from durabledict import DurableDict, RedisDict
 from durabledict.bytekeys import bytes_of
 from durabledict.keys import encode_key
-from durabledict.redis import _keys
+from durabledict.rediscommits import keys_of
 from durabledict.testing import DurableDictSuite
 
 from .redisservers import RedisServer
@@ -42,8 +42,8 @@ def test_many_fields_are_the_keys_that_each_of_them_is(keys: list[Any]) -> None:
     """Fields are decoded together where they can be; what is no UTF-8 is among the others."""
     fields = [bytes_of(key) for key in keys]
     assert fields == [encode_key(key).encode() for key in keys]
-    assert _keys(fields) == keys
-    assert _keys([*fields, b"\xff"]) == [*keys, "\udcff"]
+    assert keys_of(fields) == keys
+    assert keys_of([*fields, b"\xff"]) == [*keys, "\udcff"]
 
 
 def test_a_field_that_is_no_utf_8_is_replaced_and_removed_by_its_key(
@@ -65,7 +65,7 @@ def test_a_field_that_is_no_utf_8_is_replaced_and_removed_by_its_key(
 
 @given(st.text(st.characters(exclude_categories=()), max_size=4))
 def test_a_field_is_read_as_the_key_that_it_was_made_of(key: str) -> None:
-    assert _keys([bytes_of(key), b"x"]) == [key, "x"]
+    assert keys_of([bytes_of(key), b"x"]) == [key, "x"]
 
 
 # CPython's longest tests, in the modes in which other backends take them, too.

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from durabledict import RedisDict
-from durabledict import redis as backend
+from durabledict import RedisDict, rediscommits
 from durabledict.redisscripts import DELTA
 
 from .redisreaders import KEYSPACE, Keyspace
@@ -321,7 +320,7 @@ def test_what_is_more_than_a_commit_takes_is_several(
     redis_server: RedisServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rule 2.1: each follows on the one before, and the writer's own copy on all of them."""
-    monkeypatch.setattr(backend, "COMMIT_KEYS", 1000)
+    monkeypatch.setattr(rediscommits, "COMMIT_KEYS", 1000)
     d = keyspace.writer
     d["before"] = 1
     first = {f"first {number}": number for number in range(2500)}
@@ -350,7 +349,7 @@ def test_what_is_more_than_a_commit_takes_is_several(
 def test_a_commit_takes_as_many_keys_as_it_may(
     redis_server: RedisServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "COMMIT_KEYS", 1000)
+    monkeypatch.setattr(rediscommits, "COMMIT_KEYS", 1000)
     d = keyspace.writer
     for number, commits in ((1000, 1), (1001, 2)):
         d.replace_all({"old": 1})
@@ -376,7 +375,7 @@ def test_a_commit_takes_as_many_bytes_as_it_may(
     d = keyspace.writer
     d["00"] = "x" * 100
     size = 2 + keyspace.raw.hstrlen(keyspace.hash, "00")
-    monkeypatch.setattr(backend, "COMMIT_BYTES", 3 * size)
+    monkeypatch.setattr(rediscommits, "COMMIT_BYTES", 3 * size)
     for number, commits in ((3, 1), (4, 2), (6, 2), (7, 3)):
         d.clear()
         entries = {f"{key:02}": "x" * 100 for key in range(number)}

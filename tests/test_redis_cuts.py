@@ -11,8 +11,7 @@ import pytest
 import redis
 from redis.connection import Connection
 
-from durabledict import RedisDict
-from durabledict import redis as backend
+from durabledict import RedisDict, redisreads
 from durabledict.redisscripts import (
     COMPARE_AND_SET,
     DELTA,
@@ -445,7 +444,7 @@ def test_a_watch_survives_cuts_delays_and_silence(
     keyspace: Keyspace, proxy: TcpProxy, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rule 2.8: the watch tries again, and asks from what it saw last."""
-    monkeypatch.setattr(backend, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(redisreads, "LOOK_INTERVAL", 0.05)
     d = keyspace.open(client, autosync=False)
     faults: list[Callable[[], object]] = [
         proxy.cut,

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from durabledict import DurableDictError, RedisDict
-from durabledict import redis as backend
+from durabledict import DurableDictError, RedisDict, redisreads
 
 from .redisreaders import KEYSPACE, Keyspace
 from .redisservers import RedisServer
@@ -140,7 +139,7 @@ def test_a_watch_of_a_key_that_holds_something_else_says_so_and_goes_on(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backend, "LOOK_INTERVAL", 0.02)
+    monkeypatch.setattr(redisreads, "LOOK_INTERVAL", 0.02)
     name, held = spoil(keyspace, which)
 
     def is_told() -> bool:

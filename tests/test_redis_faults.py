@@ -19,8 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from durabledict import RedisDict, redisload
-from durabledict import redis as backend
+from durabledict import RedisDict, redisload, redisreads
 
 from .counters import Counter
 from .redisreaders import KEYSPACE, Keyspace, entries
@@ -42,7 +41,7 @@ def other() -> Iterator[Other]:
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A watch looks at what no entry tells of soon, so that no test waits a second for it."""
-    monkeypatch.setattr(backend, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(redisreads, "LOOK_INTERVAL", 0.05)
 
 
 @pytest.fixture

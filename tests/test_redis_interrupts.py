@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 import redis
 
-from durabledict import EncodingError, MemoryDict, NoOpEncoding, RedisDict, redisservers
-from durabledict import redis as backend
+from durabledict import (
+    EncodingError,
+    MemoryDict,
+    NoOpEncoding,
+    RedisDict,
+    rediscommits,
+    redisservers,
+)
 
 from .redisservers import RedisServer
 from .servers import PATIENCE, wait_until
@@ -160,7 +166,7 @@ def test_a_stream_that_alone_was_restored_hides_no_commit(redis_client: redis.Re
 def test_what_cannot_be_stored_is_found_before_the_first_of_several_commits(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "COMMIT_KEYS", 10)
+    monkeypatch.setattr(rediscommits, "COMMIT_KEYS", 10)
     with RedisDict[Any, Any]("k", redis_client, encoding=NoOpEncoding) as d:
         with pytest.raises(EncodingError):
             d.update({**{str(number): "x" for number in range(11)}, "bad": 5})
@@ -179,7 +185,7 @@ def test_what_cannot_be_stored_is_found_before_the_first_of_several_commits(
 def test_the_part_of_a_large_write_that_was_done_is_seen(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "COMMIT_KEYS", 10)
+    monkeypatch.setattr(rediscommits, "COMMIT_KEYS", 10)
     with RedisDict[str, int]("k", redis_client, autosync=False) as d:
         durable: Any = d
         run, calls = durable._run_write, []
@@ -200,9 +206,9 @@ def test_the_part_of_a_large_write_that_was_done_is_seen(
 def test_a_large_write_is_cut_by_keys_and_by_bytes(
     sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "COMMIT_KEYS", 10)
-    monkeypatch.setattr(backend, "COMMIT_BYTES", 64)
-    parts = backend._parts(sizes)
+    monkeypatch.setattr(rediscommits, "COMMIT_KEYS", 10)
+    monkeypatch.setattr(rediscommits, "COMMIT_BYTES", 64)
+    parts = rediscommits.parts_of(sizes)
     assert [place for first, last in parts for place in range(first, last)] == [*range(len(sizes))]
     for first, last in parts:
         assert last - first <= 10

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from durabledict import JSONEncoding, SqliteDict, sqlitestatements
 from durabledict.keys import encode_key
-from durabledict.sqlite import NEVER_WRITTEN
 from durabledict.sqlitelog import LOG_BYTES, LONG_LIST, MOST_KEYS, packed, trim, unpacked
+from durabledict.sqlitereads import NEVER_WRITTEN
 from durabledict.sqliteschema import COMMITS_KEPT, TRIM_EACH
 
 # No test takes that long: it is when a lock that stays becomes a failure.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from ..hiding import kind_of
@@ -13,10 +13,11 @@ from .base import BaseStore, Key
 from .cachelayers import layer_of
 from .groups import Moments, Tokens, token_name
 from .guarded import GuardedStore
-from .keys import Address, addresses_of, matches
+from .keys import Address, first_address, matches
 from .layerleases import LayerLease
-from .layers import Layer, Look, has_none
+from .layers import Look, has_none
 from .memory import ProcessMemoryStore
+from .pullthrough import PullThrough
 from .threadlocal import ThreadLocalStore
 from .writethrough import WriteThrough
 
@@ -173,76 +174,8 @@ class ChainedStore(BaseStore):
             first = self._layers[0].look(klass, wanted)
         if first is not None and not has_none(first.objects):
             return self._all_handed_out(first.objects)
-        found: list[Any] = [None] * len(wanted)
-        sources: list[Any] = [None] * len(wanted)
-        looks: list[tuple[Layer, Look, list[int]]] = []
-        missing = list(range(len(wanted)))
-        try:
-            for layer in self._layers:
-                if not missing:
-                    break
-                look = first or layer.look(klass, [wanted[place] for place in missing])
-                first = None
-                looks.append((layer, look, missing))
-                _take(look.objects, missing, found, sources, layer)
-                missing = [place for place in missing if found[place] is None]
-            if missing:
-                below = self._ask_last(klass, [wanted[place] for place in missing], looks)
-                _take(below, missing, found, sources, self._last)
-            again = self._claim(looks, found, sources)
-        except BaseException:
-            for layer, look, _ in looks:
-                layer.fill(look, [])
-            raise
-        for layer, look, asked in looks:
-            objs = [found[place] for place in asked]
-            missed = [o for o, had in zip(objs, look.objects, strict=True) if had is None]
-            layer.fill(look, [again.get(id(obj), obj) for obj in missed if obj is not None])
-        return self._all_handed_out(found)
-
-    def _ask_last(
-        self, klass: type, keys: list[Key], looks: list[tuple[Layer, Look, list[int]]]
-    ) -> Sequence[Any]:
-        try:
-            return self._last.batch_get(klass, keys)
-        except KeyError:
-            if any(look.answered for _, look, _ in looks):
-                return [None] * len(keys)
-            raise
-
-    def _claim(
-        self,
-        looks: list[tuple[Layer, Look, list[int]]],
-        found: list[Any],
-        sources: list[Any],
-    ) -> dict[int, Any]:
-        """Put markers for what was found by another key than its first, and read that once more.
-
-        Before it was found, nobody could know where its record is. So what was read then may be
-        older than the marker.
-
-        :return: what was read, by the `id` of the object that was found
-
-        """
-        needed: dict[int, int] = {}
-        for layer, look, asked in looks:
-            objs = {
-                id(found[place]): place
-                for place, had in zip(asked, look.objects, strict=True)
-                if had is None and found[place] is not None
-            }
-            for obj in layer.claim(look, [found[place] for place in objs.values()]):
-                needed[id(obj)] = objs[id(obj)]
-        again: dict[int, Any] = {}
-        groups: dict[tuple[int, type], list[int]] = {}
-        for place in needed.values():
-            groups.setdefault((id(sources[place]), type(found[place])), []).append(place)
-        for (_, klass), places in groups.items():
-            keys = [_first(found[place]).key for place in places]
-            told = _told(sources[places[0]], klass, keys)
-            for place, obj in zip(places, told, strict=True):
-                again[id(found[place])] = obj
-        return again
+        pulled = PullThrough(self._layers, self._last, klass, wanted)
+        return self._all_handed_out(pulled.get(first))
 
     def _all_handed_out(self, found: list[Any]) -> list[Any]:
         if not self._hooks:
@@ -286,7 +219,7 @@ class ChainedStore(BaseStore):
         cached = {}
         for layer in self._layers:
             look = layer.look(klass, [key])
-            cached.update({_first(obj): obj for obj in look.objects if obj is not None})
+            cached.update({first_address(obj): obj for obj in look.objects if obj is not None})
             layer.fill(look, [])
         gone: list[Any] = []
         try:
@@ -303,7 +236,7 @@ class ChainedStore(BaseStore):
         else:
             if found is not None:
                 gone.append(found)
-                cached.pop(_first(found), None)
+                cached.pop(first_address(found), None)
         self._write(gone, deleted=True)
         self._write(list(cached.values()), deleted=True, cached_only=True)
 
@@ -396,25 +329,3 @@ class ChainedStore(BaseStore):
                 errors.append(error)
         if errors:
             raise errors[0]
-
-
-def _told(source: Any, klass: type, keys: Sequence[Key]) -> Sequence[Any]:
-    """Ask the last Store, or a layer, which may be down since it was asked before."""
-    if not isinstance(source, Layer):
-        told: Sequence[Any] = source.batch_get(klass, keys)
-        return told
-    look = source.look(klass, keys)
-    source.fill(look, [])
-    return look.objects
-
-
-def _first(obj: Any) -> Address:
-    return addresses_of(obj, False)[0]
-
-
-def _take(
-    told: Sequence[Any], places: list[int], found: list[Any], sources: list[Any], source: Any
-) -> None:
-    for place, obj in zip(places, told, strict=True):
-        if obj is not None:
-            found[place], sources[place] = obj, source

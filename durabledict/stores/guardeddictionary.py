@@ -17,20 +17,9 @@ from .guarded import GuardedStore, Peeked, Settlement
 from .keys import Address, index_of, locate_all, matches
 from .reserving import Prepared, Writing
 
-__all__ = ["Expired", "GuardedDictionaryStore", "SettledCell", "checked_prefix", "has_expired"]
+__all__ = ["Expired", "GuardedDictionaryStore", "SettledCell", "has_expired"]
 
 logger = logging.getLogger("durabledict.stores")
-
-
-def checked_prefix(prefix: Any) -> str:
-    """Return what all names begin with.
-
-    :raises TypeError: it is no str
-
-    """
-    if not isinstance(prefix, str):
-        raise TypeError(f'prefix={prefix!r}: write a str, "objects:" say')
-    return prefix
 
 
 class SettledCell(NamedTuple):
@@ -71,9 +60,24 @@ def has_expired(cell: bytes) -> bool:
 
 
 class GuardedDictionaryStore(BaseDictionaryStore, GuardedStore):
-    """Makes of four operations on bytes what a chain needs of a layer."""
+    """Makes of four operations on bytes what a chain needs of a layer.
+
+    :param prefix: what all names begin with
+    :param args: those of `BaseDictionaryStore`, as `encodings`
+    :raises TypeError: a prefix that is no str
+
+    """
 
     expires_natively = True
+
+    def __init__(self, prefix: str, *args: Any, **encodings: Any) -> None:
+        if not isinstance(prefix, str):
+            raise TypeError(f'prefix={prefix!r}: write a str, "objects:" say')
+        super().__init__(*args, **encodings)
+        self.keyspace = self.prefix = prefix
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(prefix={self.prefix!r})"
 
     # One is a batch of one: the requests of a batch are a subclass's to write.
 

@@ -20,6 +20,7 @@ __all__ = [
     "NotIndexedError",
     "addresses_of",
     "entry_of",
+    "first_address",
     "index_of",
     "locate",
     "locate_all",
@@ -253,6 +254,11 @@ def addresses_of(obj: object, polymorphic: bool) -> list[Address]:
             hash(values)
             found.append(Address(each, names, values))
     return found
+
+
+def first_address(obj: object) -> Address:
+    """Return the address of an object's record; the errors are those of `addresses_of`."""
+    return addresses_of(obj, False)[0]
 
 
 def matches(obj: object, address: Address) -> bool:

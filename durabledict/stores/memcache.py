@@ -19,7 +19,6 @@ from .guardeddictionary import (
     Expired,
     GuardedDictionaryStore,
     SettledCell,
-    checked_prefix,
     has_expired,
 )
 from .lifetime import LifetimeCallback
@@ -113,8 +112,8 @@ class MemcacheStore(GuardedDictionaryStore):
         old_encoding: Any = None,
         allow_unsigned: bool = False,
     ) -> None:
-        checked_prefix(prefix)
         super().__init__(
+            prefix,
             polymorphic,
             lifetime_cb,
             encoding=encoding,
@@ -132,12 +131,8 @@ class MemcacheStore(GuardedDictionaryStore):
         self._is_mine = client is None
         self._connections = connections_of(self._client)
         self._room = LONGEST - len(getattr(self._client, "key_prefix", b"") or b"") - SUFFIX
-        self.keyspace = self.prefix = prefix
         self._is_taken = not _FORBIDDEN.search(prefix)
         self._generations = Generations(self._key("generation"))
-
-    def __repr__(self) -> str:
-        return f"MemcacheStore(prefix={self.prefix!r})"
 
     def release(self) -> None:
         """Close the connections, if the client was made here."""

@@ -15,7 +15,6 @@ from .guardeddictionary import (
     Expired,
     GuardedDictionaryStore,
     SettledCell,
-    checked_prefix,
     has_expired,
 )
 from .lifetime import LifetimeCallback
@@ -153,8 +152,8 @@ class RedisStore(GuardedDictionaryStore):
         old_encoding: Any = None,
         allow_unsigned: bool = False,
     ) -> None:
-        checked_prefix(prefix)
         super().__init__(
+            prefix,
             polymorphic,
             lifetime_cb,
             encoding=encoding,
@@ -164,10 +163,6 @@ class RedisStore(GuardedDictionaryStore):
         self._is_mine = isinstance(client, str)
         self._client = client_of(client) if isinstance(client, str) else client
         self._pipe = Pipe(self._client)
-        self.keyspace = self.prefix = prefix
-
-    def __repr__(self) -> str:
-        return f"RedisStore(prefix={self.prefix!r})"
 
     def release(self) -> None:
         """Close the connections, if a URL was given."""

@@ -10,7 +10,7 @@ from .. import creating, renewals
 from ..errors import MISSING
 from .tools import PATIENCE, SuiteBase, in_thread, needs, raises, until
 
-__all__ = ["ComputingTests", "together", "waiting"]
+__all__ = ["ComputingTests", "lease_with", "lose_all", "together", "waiting"]
 
 THREADS = 200
 
@@ -49,6 +49,25 @@ def lose_all() -> None:
         assert token is not None
         assert held.mutex.lease.release(token)
         held.mutex._lose("the test says so")
+
+
+def lease_with(
+    make: Callable[..., Any], method: str, before: Callable[[], object]
+) -> Callable[..., Any]:
+    """Return a `_lease` that makes the leases of `make`, and calls `before` before a method."""
+
+    def lease(*arguments: Any) -> Any:
+        made = make(*arguments)
+        original = getattr(made, method)
+
+        def hooked(*given: Any) -> Any:
+            before()
+            return original(*given)
+
+        setattr(made, method, hooked)
+        return made
+
+    return lease
 
 
 class ComputingTests(SuiteBase):
@@ -122,19 +141,6 @@ class ComputingTests(SuiteBase):
             return "created"
 
         asked = threading.Event()
-        make = two._lease
-
-        def lease(name: str, seconds: float) -> Any:
-            made = make(name, seconds)
-            wait = made.wait
-
-            def waits(length: float) -> None:
-                asked.set()
-                wait(length)
-
-            made.wait = waits
-            return made
-
         found: list[Any] = []
 
         def other() -> None:
@@ -143,7 +149,7 @@ class ComputingTests(SuiteBase):
 
         thread = threading.Thread(target=other, daemon=True)
         thread.start()
-        with self.replaced(two, "_lease", lease):
+        with self.replaced(two, "_lease", lease_with(two._lease, "wait", asked.set)):
             assert one.get_or_compute("k", creator) == "created"
             thread.join(PATIENCE)
         assert found == ["created"]
@@ -154,20 +160,11 @@ class ComputingTests(SuiteBase):
         """Another one may have stored it since the first look, and be done."""
         d, calls = self.open(), []
         other = self.reader()
-        make = d._lease
 
-        def lease(name: str, seconds: float) -> Any:
-            made = make(name, seconds)
-            acquire = made.acquire
+        def store_theirs() -> None:
+            in_thread(lambda: other.update(k="theirs"))
 
-            def acquires(token: bytes) -> bool:
-                in_thread(lambda: other.update(k="theirs"))
-                return bool(acquire(token))
-
-            made.acquire = acquires
-            return made
-
-        with self.replaced(d, "_lease", lease):
+        with self.replaced(d, "_lease", lease_with(d._lease, "acquire", store_theirs)):
             assert d.get_or_compute("k", lambda: calls.append(1)) == "theirs"
         assert not calls
         self.check(d, {"k": "theirs"})

@@ -7,7 +7,25 @@ from typing import Any
 from ..errors import MISSING
 from .tools import SuiteBase
 
-__all__ = ["SequenceTests"]
+__all__ = ["SequenceTests", "run_machine"]
+
+
+def run_machine(machine: Any, sequences: int, steps: int) -> None:
+    """Run a state machine of hypothesis's, each time with the same sequences."""
+    from hypothesis import HealthCheck, settings
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=sequences,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 class SequenceTests(SuiteBase):
@@ -18,21 +36,7 @@ class SequenceTests(SuiteBase):
 
     def run_sequences(self, autosync: bool | float) -> None:
         """Try random sequences; every step is checked against the plain dict."""
-        from hypothesis import HealthCheck, settings
-        from hypothesis.stateful import run_state_machine_as_test
-
-        examples, steps = self.sequences
-        run_state_machine_as_test(
-            _machine(self, autosync),
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=steps,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run_machine(_machine(self, autosync), *self.sequences)
 
     def test_random_operations_strict(self) -> None:
         self.run_sequences(True)

@@ -37,6 +37,36 @@ class _CountedLock:
         assert self.entered >= threads
 
 
+class _Readers:
+    """Threads that come while the first of them asks, and wait for its answer.
+
+    :param read: what each of them does
+
+    """
+
+    def __init__(self, durable: Any, number: int, read: Callable[[], object]) -> None:
+        self._lock = durable._sync_mutex = _CountedLock(durable._sync_mutex)
+        self._threads = [threading.Thread(target=read) for _ in range(number)]
+        self._asked, self._goes_on = threading.Event(), threading.Event()
+
+    def wait_for_all(self) -> None:
+        """Stop the first one, in the middle of its question, until all have come."""
+        self._asked.set()
+        assert self._goes_on.wait(PATIENCE)
+
+    def run(self) -> None:
+        """Start them and wait for them."""
+        first, *others = self._threads
+        first.start()
+        assert self._asked.wait(PATIENCE)
+        for thread in others:
+            thread.start()
+        self._lock.wait_for(len(self._threads))
+        self._goes_on.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+
 class _Overtaking:
     """A lock at which the first thread that comes is overtaken by another one."""
 
@@ -97,24 +127,9 @@ class SharingTests(SuiteBase):
             d = self.open(autosync=10.0)
             d["k"] = 1
             clock.move(20.0)
-            lock = _CountedLock(d._sync_mutex)
-            d._sync_mutex = lock
-            asked, goes_on = threading.Event(), threading.Event()
-
-            def stop_first() -> None:
-                asked.set()
-                assert goes_on.wait(PATIENCE)
-
-            with self.hook(d, "last_updated", before=stop_first, times=1) as calls:
-                threads = [threading.Thread(target=d.get, args=("k",)) for _ in range(8)]
-                threads[0].start()
-                assert asked.wait(PATIENCE)
-                for thread in threads[1:]:
-                    thread.start()
-                lock.wait_for(8)
-                goes_on.set()
-                for thread in threads:
-                    thread.join(PATIENCE)
+            readers = _Readers(d, 8, lambda: d.get("k"))
+            with self.hook(d, "last_updated", before=readers.wait_for_all, times=1) as calls:
+                readers.run()
             assert len(calls) == 1
 
     @needs("!told")
@@ -122,14 +137,10 @@ class SharingTests(SuiteBase):
         """A store that times out must not cost each waiting thread its own timeout."""
         d = self.open()
         d["k"] = 1
-        lock = _CountedLock(d._sync_mutex)
-        d._sync_mutex = lock
-        asked, goes_on = threading.Event(), threading.Event()
         failures: list[BaseException] = []
 
         def fail() -> None:
-            asked.set()
-            assert goes_on.wait(PATIENCE)
+            readers.wait_for_all()
             raise self.outage(d)
 
         def read() -> None:
@@ -138,16 +149,9 @@ class SharingTests(SuiteBase):
             except d.unavailable as error:
                 failures.append(error)
 
+        readers = _Readers(d, 9, read)
         with self.hook(d, "last_updated", before=fail) as calls:
-            threads = [threading.Thread(target=read) for _ in range(9)]
-            threads[0].start()
-            assert asked.wait(PATIENCE)
-            for thread in threads[1:]:
-                thread.start()
-            lock.wait_for(9)
-            goes_on.set()
-            for thread in threads:
-                thread.join(PATIENCE)
+            readers.run()
         assert len(failures) == 9
         assert len(calls) == 2
         assert d["k"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .sequences import run_machine
 from .things import Thing, fields_of
 
 if TYPE_CHECKING:
@@ -56,21 +57,7 @@ class Model:
 
 def run_sequences(suite: StoreSuite) -> None:
     """Try random sequences; every step is checked against the model."""
-    from hypothesis import HealthCheck, settings
-    from hypothesis.stateful import run_state_machine_as_test
-
-    examples, steps = suite.sequences
-    run_state_machine_as_test(
-        _machine(suite),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(_machine(suite), *suite.sequences)
 
 
 def _machine(suite: StoreSuite) -> Any:
