@@ -255,6 +255,7 @@ class WritingTests(SuiteBase):
         """Or the caller would write again."""
         a, b = self.open(autosync=False), self.open()
         a["k"] = 1
+        a.sync()  # from here on a store that tells by itself tells of what others write
         b["other"] = 2
 
         def fail() -> None:
