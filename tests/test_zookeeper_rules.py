@@ -1193,7 +1193,25 @@ def same_again(store: Store, writer: Dict) -> None:
     assert after.czxid != before.czxid
 
 
-@pytest.mark.parametrize("what", ["compare_and_set", "removal", "edit", "compute", "pop"])
+def edit(d: Any) -> None:
+    with d.edit("k") as value:
+        value.append(2)
+
+
+#: Writes of the key "k" that look at its value first, and take it for [1].
+LOOKING: dict[str, Callable[[Any], Any]] = {
+    "compare_and_set": lambda d: d.compare_and_set("k", [1], [2]),
+    "removal": lambda d: d.compare_and_set("k", [1], MISSING),
+    "edit": edit,
+    "compute": lambda d: d.compute("k", lambda value: [*value, 2]),
+    "pop": lambda d: d.pop("k"),
+}
+
+#: What they return where it is.
+DONE = {"compare_and_set": True, "removal": True, "edit": None, "compute": [1, 2], "pop": [1]}
+
+
+@pytest.mark.parametrize("what", LOOKING)
 def test_a_znode_removed_and_made_again_is_another_one(store: Store, what: str) -> None:
     """Between the read and the write of it: its version is the same (ABA)."""
     writer, d = store.open(), store.open()
@@ -1204,24 +1222,18 @@ def test_a_znode_removed_and_made_again_is_another_one(store: Store, what: str) 
         stack.enter_context(
             hook(d._writer, "read", after=lambda: same_again(store, writer), times=1)
         )
-        if what == "compare_and_set":
-            assert d.compare_and_set("k", [1], [2]) is True
-        elif what == "removal":
-            assert d.compare_and_set("k", [1], MISSING) is True
-        elif what == "compute":
-            assert d.compute("k", lambda value: [*value, 2]) == [1, 2]
-        elif what == "pop":
-            assert d.pop("k") == [1]
+        if what == "edit":
+            with pytest.raises(ConflictError):
+                edit(d)
         else:
-            with pytest.raises(ConflictError), d.edit("k") as value:
-                value.append(2)
+            assert LOOKING[what](d) == DONE[what]
     # Refused the first time.
     assert len(commits) == (1 if what == "edit" else 2)
     store.check(writer, "k")
     store.check(d, "k")
 
 
-@pytest.mark.parametrize("what", ["compare_and_set", "removal", "edit", "compute", "pop"])
+@pytest.mark.parametrize("what", LOOKING)
 def test_one_written_meanwhile_is_another_one_also_if_another_key_was_removed(
     store: Store, what: str
 ) -> None:
@@ -1234,23 +1246,18 @@ def test_one_written_meanwhile_is_another_one_also_if_another_key_was_removed(
         del writer["l"]
 
     with hook(d._writer, "read", after=land, times=1):
-        if what == "compare_and_set":
-            assert d.compare_and_set("k", [1], [2]) is False
-        elif what == "removal":
-            assert d.compare_and_set("k", [1], MISSING) is False
-        elif what == "compute":
-            assert d.compute("k", lambda value: [*value, 2]) == [5, 2]
-        elif what == "pop":
-            assert d.pop("k") == [5]
+        if what == "edit":
+            with pytest.raises(ConflictError):
+                edit(d)
         else:
-            with pytest.raises(ConflictError), d.edit("k") as value:
-                value.append(2)
+            refused = {"compare_and_set": False, "removal": False, "compute": [5, 2], "pop": [5]}
+            assert LOOKING[what](d) == refused[what]
     expected = {"compute": {"k": [5, 2]}, "pop": {}}.get(what, {"k": [5]})
     assert d.copy() == store.truth() == expected
     store.check(d, "k", "l")
 
 
-@pytest.mark.parametrize("what", ["compare_and_set", "removal", "edit", "compute", "pop"])
+@pytest.mark.parametrize("what", LOOKING)
 def test_the_removal_of_another_key_refuses_nothing(store: Store, what: str) -> None:
     """Though it raises the version that tells of removals: nothing is done twice."""
     writer, d = store.open(), store.open()
@@ -1262,17 +1269,7 @@ def test_the_removal_of_another_key_refuses_nothing(store: Store, what: str) -> 
         stack.enter_context(
             hook(d._writer, "read", after=lambda: writer.pop(next(others)), times=2)
         )
-        if what == "compare_and_set":
-            assert d.compare_and_set("k", [1], [2]) is True
-        elif what == "removal":
-            assert d.compare_and_set("k", [1], MISSING) is True
-        elif what == "compute":
-            assert d.compute("k", lambda value: [*value, 2]) == [1, 2]
-        elif what == "pop":
-            assert d.pop("k") == [1]
-        else:
-            with d.edit("k") as value:
-                value.append(2)
+        assert LOOKING[what](d) == DONE[what]
     assert len(commits) == 1
     assert set(store.truth()) == (set() if what in ("removal", "pop") else {"k"})
     store.check(d, "k", "l")
