@@ -15,6 +15,9 @@ import pytest
 import redis
 from kazoo.client import KazooClient
 
+from durabledict import reading
+from durabledict.stores import MemcacheStore, RedisStore
+
 from . import djangoproject
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
@@ -22,6 +25,8 @@ from .redisservers import RedisServer
 from .zookeeperservers import ZookeeperServer, started
 
 if TYPE_CHECKING:
+    from durabledict.testing.tools import Clock
+
     from .transactions import OtherProcess, OtherThread
 
 pytest.register_assert_rewrite("durabledict.testing")
@@ -87,6 +92,16 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the library's bounds; it stands still until the test moves it."""
+    from durabledict.testing.tools import Clock
+
+    clock = Clock()
+    monkeypatch.setattr(reading, "monotonic", clock)
+    return clock
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for all tests, with whatever keys they left: see `redis_url`.
@@ -146,6 +161,21 @@ def zookeeper_server() -> Iterator[ZookeeperServer]:
         yield server
 
 
+@pytest.fixture
+def memcached(memcached_server: MemcachedServer) -> Iterator[MemcacheStore]:
+    """A Store in that server, which is empty."""
+    memcached_server.flush()
+    with MemcacheStore([f"127.0.0.1:{memcached_server.port}"]) as store:
+        yield store
+
+
+@pytest.fixture
+def on_redis(redis_client: redis.Redis) -> Iterator[RedisStore]:
+    """A Store in the server of Redis, which is empty."""
+    with RedisStore(redis_client) as store:
+        yield store
+
+
 numbers_of_paths = itertools.count(1)
 
 
@@ -160,6 +190,13 @@ def zookeeper_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]
     """A client of that server, which is started."""
     with started(zookeeper_server.client()) as client:
         yield client
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the current one, for examples that create files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

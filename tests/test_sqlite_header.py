@@ -88,12 +88,7 @@ def run(hooks: dict[str, Callable[[], object]], sql: str) -> None:
             hooks.pop(beginning)()
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """It stands still, so that no look at the file is due before the test says so."""
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture(autouse=True)
