@@ -51,6 +51,25 @@ def lose_all() -> None:
         held.mutex._lose("the test says so")
 
 
+def before_each(
+    method: str, action: Callable[[], object], make: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a maker of leases as `make` is, which do something before each call of a method."""
+
+    def lease(*arguments: Any) -> Any:
+        made = make(*arguments)
+        call = getattr(made, method)
+
+        def called(*given: Any) -> Any:
+            action()
+            return call(*given)
+
+        setattr(made, method, called)
+        return made
+
+    return lease
+
+
 class ComputingTests(SuiteBase):
     """Each test begins with a key that is missing."""
 
@@ -122,19 +141,6 @@ class ComputingTests(SuiteBase):
             return "created"
 
         asked = threading.Event()
-        make = two._lease
-
-        def lease(name: str, seconds: float) -> Any:
-            made = make(name, seconds)
-            wait = made.wait
-
-            def waits(length: float) -> None:
-                asked.set()
-                wait(length)
-
-            made.wait = waits
-            return made
-
         found: list[Any] = []
 
         def other() -> None:
@@ -143,7 +149,7 @@ class ComputingTests(SuiteBase):
 
         thread = threading.Thread(target=other, daemon=True)
         thread.start()
-        with self.replaced(two, "_lease", lease):
+        with self.replaced(two, "_lease", before_each("wait", asked.set, two._lease)):
             assert one.get_or_compute("k", creator) == "created"
             thread.join(PATIENCE)
         assert found == ["created"]
@@ -154,20 +160,11 @@ class ComputingTests(SuiteBase):
         """Another one may have stored it since the first look, and be done."""
         d, calls = self.open(), []
         other = self.reader()
-        make = d._lease
 
-        def lease(name: str, seconds: float) -> Any:
-            made = make(name, seconds)
-            acquire = made.acquire
+        def theirs() -> None:
+            in_thread(lambda: other.update(k="theirs"))
 
-            def acquires(token: bytes) -> bool:
-                in_thread(lambda: other.update(k="theirs"))
-                return bool(acquire(token))
-
-            made.acquire = acquires
-            return made
-
-        with self.replaced(d, "_lease", lease):
+        with self.replaced(d, "_lease", before_each("acquire", theirs, d._lease)):
             assert d.get_or_compute("k", lambda: calls.append(1)) == "theirs"
         assert not calls
         self.check(d, {"k": "theirs"})

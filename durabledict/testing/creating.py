@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..locks import Mutex
-from .computing import lose_all, together, waiting
+from .computing import before_each, lose_all, together, waiting
 from .things import Person, Thing
 from .tools import PATIENCE, in_thread, needs, raises, until
 
@@ -106,20 +106,7 @@ class CreatingTests:
             until(asked.is_set, "the other client finds the lock taken")
             return Thing(1, value="created")
 
-        make = two._lease
-
-        def lease(name: str, *seconds: float) -> Any:
-            made = make(name, *seconds)
-            wait = made.wait
-
-            def waits(length: float) -> None:
-                asked.set()
-                wait(length)
-
-            made.wait = waits
-            return made
-
-        two._lease = lease
+        two._lease = before_each("wait", asked.set, two._lease)
         found: list[Any] = []
 
         def other() -> None:
@@ -137,20 +124,11 @@ class CreatingTests:
     def test_who_gets_the_lock_looks_once_more(self) -> None:
         """Another one may have put it since the first look, and be done."""
         store = self.open()
-        make = store._lease
 
-        def lease(name: str, *seconds: float) -> Any:
-            made = make(name, *seconds)
-            acquire = made.acquire
+        def theirs() -> None:
+            in_thread(lambda: store.put(Thing(1, value="theirs")))
 
-            def acquires(token: bytes) -> bool:
-                in_thread(lambda: store.put(Thing(1, value="theirs")))
-                return bool(acquire(token))
-
-            made.acquire = acquires
-            return made
-
-        store._lease = lease
+        store._lease = before_each("acquire", theirs, store._lease)
         for key in (KEY, NAME):
             assert store.get_or_create(Thing, key, lambda: 1 / 0).value == "theirs"
             store.delete(Thing(1))
