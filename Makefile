@@ -19,9 +19,9 @@ COVERAGE := COVERAGE_FILE="$(abspath $(VENV))/coverage" $(BIN)/python -m coverag
 RESULTS := $(VENV)/test-results.xml
 
 # Half of the tests' time is waiting for servers. Each process has servers of its own, and takes whole
-# files, so that what a file has for all its tests is made once.
+# files, so that what a file has for all its tests is made once; in the order of tests/conftest.py.
 TEST_PROCESSES ?= 2
-IN_PROCESSES = --numprocesses $(TEST_PROCESSES) --dist loadfile
+IN_PROCESSES = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 NONE_SKIPPED = ! grep -q '<skipped' $(RESULTS) || { echo "Some tests were skipped." >&2; exit 1; }
 

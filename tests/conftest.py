@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
 from kazoo.client import KazooClient
+
+from durabledict import reading
+from durabledict.stores import MemcacheStore, RedisStore
 
 from . import djangoproject
 from .memcachedserver import MemcachedServer
@@ -20,11 +25,81 @@ from .redisservers import RedisServer
 from .zookeeperservers import ZookeeperServer, started
 
 if TYPE_CHECKING:
+    from durabledict.testing.tools import Clock
+
     from .transactions import OtherProcess, OtherThread
 
 pytest.register_assert_rewrite("durabledict.testing")
 
 # Warnings are errors, also that of a socket that nobody closed: who makes a client closes it.
+
+#: The files that take longest. A process takes a whole file, so that one of these that began last
+#: would keep one process busy while the others are done.
+LONGEST = (
+    "test_model_suites",
+    "test_zookeeper",
+    "test_zookeeper_faults",
+    "test_proof",
+    "test_memory",
+    "test_redis_cluster",
+    "test_sqlite",
+    "test_sqlite_faults",
+    "test_zookeeper_rules",
+    "test_redis_cuts",
+    "test_redis_faults",
+    "test_redis",
+    "test_stores",
+    "test_zookeeperservers",
+    "test_redis_errors",
+    "test_load",
+    "test_redis_commits",
+    "test_redis_failover",
+    "test_zookeeper_sizes",
+    "test_forks",
+    "test_zookeeper_clients",
+    "test_chain_interleaved",
+    "test_creation_processes",
+    "test_model_transaction_suites",
+    "test_django_demo",
+    "test_demo",
+    "test_redis_forks",
+    "test_zookeeper_forks",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; of the others, with those that have the most tests."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    tests = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (places.get(item.path.stem, len(places)), -tests[item.path], item.path)
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from what stays until the end: ten thousand tests, and modules.
+
+    It would look through them while they are made, and whenever a test collects.
+
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the library's bounds; it stands still until the test moves it."""
+    from durabledict.testing.tools import Clock
+
+    clock = Clock()
+    monkeypatch.setattr(reading, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +161,21 @@ def zookeeper_server() -> Iterator[ZookeeperServer]:
         yield server
 
 
+@pytest.fixture
+def memcached(memcached_server: MemcachedServer) -> Iterator[MemcacheStore]:
+    """A Store in that server, which is empty."""
+    memcached_server.flush()
+    with MemcacheStore([f"127.0.0.1:{memcached_server.port}"]) as store:
+        yield store
+
+
+@pytest.fixture
+def on_redis(redis_client: redis.Redis) -> Iterator[RedisStore]:
+    """A Store in the server of Redis, which is empty."""
+    with RedisStore(redis_client) as store:
+        yield store
+
+
 numbers_of_paths = itertools.count(1)
 
 
@@ -100,6 +190,13 @@ def zookeeper_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]
     """A client of that server, which is started."""
     with started(zookeeper_server.client()) as client:
         yield client
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the current one, for examples that create files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

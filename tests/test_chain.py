@@ -86,19 +86,6 @@ class SixMethods(BaseStore):
             self.objects.pop((type(obj), obj.id), None)
 
 
-@pytest.fixture
-def memcached(memcached_server: MemcachedServer) -> Iterator[MemcacheStore]:
-    memcached_server.flush()
-    with MemcacheStore([f"127.0.0.1:{memcached_server.port}"]) as store:
-        yield store
-
-
-@pytest.fixture
-def on_redis(redis_client: redis.Redis) -> Iterator[RedisStore]:
-    with RedisStore(redis_client) as store:
-        yield store
-
-
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= level]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from durabledict.testing.computing import together, waiting
 from durabledict.testing.things import Automobile, Car, Thing
 from durabledict.testing.tools import in_thread
 
-from .memcachedserver import MemcachedServer
 from .servers import wait_until
 
 KEY = {"id": 1}
@@ -65,13 +63,6 @@ class SixMethods(BaseStore):
     def batch_delete(self, objs: Any) -> None:
         for obj in objs:
             self.delete(obj)
-
-
-@pytest.fixture
-def memcached(memcached_server: MemcachedServer) -> Iterator[MemcacheStore]:
-    memcached_server.flush()
-    with MemcacheStore([f"127.0.0.1:{memcached_server.port}"]) as store:
-        yield store
 
 
 @pytest.mark.parametrize("kind", ["Store", "dict", "six methods"])

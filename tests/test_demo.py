@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from . import not_measured
 from .servers import HOST, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ def test_the_demo_sees_no_stale_read(backend: str) -> None:
         [*COMMAND, "--backend", backend, "--seconds", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=not_measured(),
         text=True,
         timeout=120,
     )
@@ -51,6 +53,7 @@ def zookeeper_demo(script: str, flips: int) -> subprocess.CompletedProcess[str]:
         [sys.executable, script, "--flips", str(flips)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=not_measured(),
         text=True,
         timeout=120,
     )
@@ -91,7 +94,7 @@ def test_the_server_of_the_demo_ends_with_it(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**not_measured(), "TMPDIR": str(tmp_path)},
         start_new_session=True,
     ) as demo:
         assert demo.stdout is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from . import not_measured
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 from .servers import HOST, wait_until
@@ -25,6 +26,7 @@ def demo(examples: Path, flips: int) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(examples / "djangodemo.py"), "--flips", str(flips)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=not_measured(),
         text=True,
         timeout=120,
     )
@@ -69,7 +71,7 @@ def test_what_the_demo_started_ends_with_it(tmp_path: Path, number: signal.Signa
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**not_measured(), "TMPDIR": str(tmp_path)},
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
@@ -126,7 +128,7 @@ def test_the_pages(
         [sys.executable, "-W", "error", "-c", PAGES],
         cwd=ROOT / "examples" / "djangoproject",
         env={
-            **os.environ,
+            **not_measured(),
             "DJANGO_SETTINGS_MODULE": "project.settings",
             "DEMO_DATABASE": str(tmp_path / "db.sqlite3"),
             "DEMO_CACHE": caches[kind],

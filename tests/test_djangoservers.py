@@ -21,6 +21,7 @@ from pymemcache.exceptions import MemcacheUnexpectedCloseError
 from . import memcachedserver, not_measured, postgresserver
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
+from .serverprocesses import is_refused, left_by_a_killed_process
 from .servers import HOST, PATIENCE, Server, ServerError, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -37,14 +38,6 @@ pytestmark = pytest.mark.long
 def is_alive(pid: int) -> bool:
     # What has ended may have to wait until the first process of the system collects it.
     return any(one == pid and state not in "ZX" for one, state, _ in postgresserver._processes())
-
-
-def is_refused(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), PATIENCE).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def processes(server: Server) -> list[int]:
@@ -66,31 +59,14 @@ class TestEvery:
     def test_nothing_of_it_is_left_when_the_process_of_the_tests_is_killed(
         self, make: type[Server], paused: bool
     ) -> None:
-        program = (
-            "import signal\n"
-            f"from {make.__module__} import {make.__name__}\n"
-            "from tests.test_djangoservers import processes\n"
-            f"server = {make.__name__}()\n"
-            "server.start()\n"
-            f"if {paused}:\n"
-            "    server.pause()\n"
-            "print(server.folder, *processes(server), flush=True)\n"
-            "signal.pause()\n"
+        folder, pids = left_by_a_killed_process(
+            make,
+            "from tests.test_djangoservers import processes",
+            *(["server.pause()"] if paused else []),
+            pids="processes(server)",
         )
-        with subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env=not_measured(),
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            folder, *pids = process.stdout.readline().split()
-            assert is_alive(int(pids[0]))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        wait_until(lambda: not any(is_alive(int(pid)) for pid in pids), "the server has ended")
-        wait_until(lambda: not Path(folder).exists(), "its folder is gone")
+        wait_until(lambda: not any(map(is_alive, pids)), "the server has ended")
+        wait_until(lambda: not folder.exists(), "its folder is gone")
 
     def test_it_keeps_its_port(self, make: Start) -> None:
         with make() as server:

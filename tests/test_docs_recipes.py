@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import doctest
 import logging
-import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,14 +21,6 @@ PAGES = sorted((ROOT / "docs" / "recipes").glob("*.rst"))
 sys.path.insert(0, str(ROOT / "examples"))
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
 
 
 def test_each_page_is_in_the_index() -> None:

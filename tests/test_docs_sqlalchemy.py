@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from .docpages import run_page
 from .memcachedserver import MemcachedServer
@@ -15,14 +11,6 @@ from .memcachedserver import MemcachedServer
 ROOT = Path(__file__).parents[1]
 
 sys.path.insert(0, str(ROOT / "examples"))
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
 
 
 def test_the_examples_do_what_the_page_says(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from durabledict.testing import StoreSuite
 
@@ -21,14 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from folderstore import FolderStore
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
 
 
 def test_the_examples_do_what_the_page_says(

@@ -6,7 +6,7 @@ import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,6 @@ from durabledict.errors import DecodingError
 from durabledict.ext.sqlalchemy import sync_sessions
 from durabledict.stamps import MemoryCache
 from durabledict.stores import (
-    BaseStore,
     ChainedStore,
     DurableDictStore,
     MemcacheStore,
@@ -41,6 +40,7 @@ from .chaininterleavings import Done, Operation, World, _runs, stepped
 from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 from .test_chain import SixMethods, messages
+from .wrappedstore import WrappedStore
 
 
 class Model(DeclarativeBase):
@@ -61,19 +61,6 @@ class Row(Model):
 
 
 KEY, NAME = {"id": 1}, {"zone": 1, "name": "x"}
-
-
-@pytest.fixture
-def memcached(memcached_server: MemcachedServer) -> Iterator[MemcacheStore]:
-    memcached_server.flush()
-    with MemcacheStore([f"127.0.0.1:{memcached_server.port}"]) as store:
-        yield store
-
-
-@pytest.fixture
-def on_redis(redis_client: redis.Redis) -> Iterator[RedisStore]:
-    with RedisStore(redis_client) as store:
-        yield store
 
 
 @pytest.fixture(params=["memory", "memcached", "redis", "a dict", "files"])
@@ -711,30 +698,12 @@ def test_a_get_in_memory_holds_no_lock(caplog: pytest.LogCaptureFixture) -> None
     assert store.get(Thing, {"id": 5}) is not None
 
 
-class Wrapped(BaseStore):
+class Wrapped(WrappedStore):
     """A Store of six methods whose author wrote `invalidate_group` as well."""
 
     def __init__(self) -> None:
-        self.store = ProcessMemoryStore()
+        super().__init__()
         self.invalidated: list[Any] = []
-
-    def put(self, obj: Any) -> None:
-        self.store.put(obj)
-
-    def get(self, klass: Any, key: Any) -> Any:
-        return self.store.get(klass, key)
-
-    def delete(self, obj: Any) -> None:
-        self.store.delete(obj)
-
-    def batch_put(self, objs: Any) -> None:
-        self.store.batch_put(objs)
-
-    def batch_get(self, klass: Any, keys: Any) -> Any:
-        return self.store.batch_get(klass, keys)
-
-    def batch_delete(self, objs: Any) -> None:
-        self.store.batch_delete(objs)
 
     def invalidate_group(self, group: Any) -> None:
         self.invalidated.append(group)

@@ -23,23 +23,30 @@ from durabledict import (
 from durabledict.testing import DurableDictSuite
 from durabledict.testing.tools import PATIENCE, in_thread
 
+from .fewsequences import FewSequences
+
 EVERYTHING = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
 
 
-class TestMemoryDict(DurableDictSuite):
+class TestMemoryDict(FewSequences, DurableDictSuite):
     capabilities = EVERYTHING - {"aliasing"}
 
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
         return MemoryDict(storage=MemoryStorage.named(str(place)), **options)
 
 
-class TestMemoryDictThatPickles(DurableDictSuite):
+class TestMemoryDictThatPickles(FewSequences, DurableDictSuite):
     capabilities = EVERYTHING
 
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
         return MemoryDict(
             encoding=PickleEncoding, storage=MemoryStorage.named(str(place)), **options
         )
+
+
+# CPython's longest tests, in the modes in which the class above takes them, too.
+for _name in ("test_mapping_popitem_bounded", "test_mapping_popitem_manual"):
+    pytest.mark.long(getattr(TestMemoryDictThatPickles, _name))
 
 
 def pair(**options: Any) -> tuple[Any, Any]:

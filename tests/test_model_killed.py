@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from durabledict import reading
 from durabledict.stamps import DEAD, CacheStamp
 from durabledict.testing.tools import Clock
 
@@ -22,13 +21,6 @@ def process(django_project: None) -> Iterator[OtherProcess]:
     process = OtherProcess()
     yield process
     process.close()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
 
 
 # -- in the process that is killed ----------------------------------------------------------------

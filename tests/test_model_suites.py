@@ -12,6 +12,8 @@ import pytest
 from durabledict import DurableDict
 from durabledict.testing import DurableDictSuite
 
+from .fewsequences import FewSequences
+
 CAPABILITIES = frozenset({"strict", "compare_and_set", "push", "shared", "aliasing"})
 
 
@@ -21,12 +23,11 @@ def loaded(durable: DurableDict[Any, Any]) -> DurableDict[Any, Any]:
     return durable
 
 
-class Settings(DurableDictSuite):
+class Settings(FewSequences, DurableDictSuite):
     """What the suites over SettingsDict share; each place is a keyspace."""
 
     capabilities = CAPABILITIES
     modes: tuple[bool | float, ...] = (True,)
-    sequences = (12, 40)
     using = "default"
     cache = "default"
 
@@ -58,12 +59,11 @@ class TestSettingsOnPostgresAndRedis(Settings):
     cache = "redis"
 
 
-class TestPlainModels(DurableDictSuite):
+class TestPlainModels(FewSequences, DurableDictSuite):
     """A model of a user's own, a table for each place: one that is used no more is used again."""
 
     capabilities = CAPABILITIES
     modes = (True,)
-    sequences = (12, 40)
     tables: ClassVar[list[Any]] = []
     numbers: ClassVar[Iterator[int]] = itertools.count()
 

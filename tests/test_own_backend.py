@@ -25,11 +25,13 @@ from durabledict import (
 )
 from durabledict.testing import DurableDictSuite
 
+from .fewsequences import FewSequences
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ABSENT = object()
 
 
-class TestFolderDict(DurableDictSuite):
+class TestFolderDict(FewSequences, DurableDictSuite):
     capabilities = frozenset({"strict", "shared", "aliasing"})
 
     def factory(self, place: Path, **options: Any) -> FolderDict[Any, Any]:

@@ -18,10 +18,11 @@ from durabledict.keys import encode_key
 from durabledict.rediscommits import keys_of
 from durabledict.testing import DurableDictSuite
 
+from .fewsequences import FewSequences
 from .redisservers import RedisServer
 
 
-class TestRedisDict(DurableDictSuite):
+class TestRedisDict(FewSequences, DurableDictSuite):
     capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
 
     @pytest.fixture(autouse=True)

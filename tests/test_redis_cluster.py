@@ -26,6 +26,7 @@ from durabledict.redisconnection import OwnConnection
 from durabledict.redisprimary import Primary
 from durabledict.testing import DurableDictSuite
 
+from .fewsequences import FewSequences
 from .redisclusters import ClusterServers, SlotMigration
 from .redisservers import RedisServer
 from .servers import HOST, PATIENCE, wait_until
@@ -93,10 +94,9 @@ def two_clients(cluster: ClusterServers) -> Iterator[list[RedisCluster]]:
         yield [one, two]
 
 
-class TestOnACluster(DurableDictSuite):
+class TestOnACluster(FewSequences, DurableDictSuite):
     capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
     modes = (True,)
-    sequences = (15, 40)
 
     @pytest.fixture(autouse=True)
     def _choose_clients(self, two_clients: list[RedisCluster]) -> None:

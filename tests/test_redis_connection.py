@@ -28,13 +28,6 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
-
-
-@pytest.fixture
 def connection(redis_client: redis.Redis) -> Iterator[OwnConnection]:
     connection = OwnConnection(redis_client.connection_pool, 5.0)
     yield connection

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,29 +16,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AskError, MovedError, TryAgainError
 from redis.retry import Retry
 
-from . import not_measured, redisservers
+from . import redisservers
 from .redisclusters import SLOTS, ClusterServers, SentinelServers
 from .redisservers import Certificates, RedisServer, wait_until_linked
+from .serverprocesses import is_alive, is_refused, left_by_a_killed_process
 from .servers import HOST, PATIENCE, Server, ServerError, free_port, wait_until
 from .tcpproxy import TcpProxy, each_chunk
 
 ROOT = Path(__file__).parent.parent
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def is_refused(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), PATIENCE).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 class TestServer:
@@ -64,28 +46,9 @@ class TestServer:
         assert is_refused(port)
 
     def test_nothing_of_it_is_left_when_the_process_of_the_tests_is_killed(self) -> None:
-        program = (
-            "import signal\n"
-            "from tests.redisservers import RedisServer\n"
-            "server = RedisServer()\n"
-            "server.start()\n"
-            "print(server.pid, server.folder, flush=True)\n"
-            "signal.pause()\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env=not_measured(),
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            pid, folder = process.stdout.readline().split()
-            assert is_alive(int(pid))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        wait_until(lambda: not is_alive(int(pid)), "the server has ended")
-        wait_until(lambda: not Path(folder).exists(), "its folder is gone")
+        folder, (pid,) = left_by_a_killed_process(RedisServer)
+        wait_until(lambda: not is_alive(pid), "the server has ended")
+        wait_until(lambda: not folder.exists(), "its folder is gone")
 
     def test_killed_it_starts_again_with_its_file(self) -> None:
         with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:

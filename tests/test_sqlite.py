@@ -33,6 +33,7 @@ from durabledict.sqlitestatements import OVERWRITE
 from durabledict.testing import DurableDictSuite
 
 from . import not_measured
+from .fewsequences import FewSequences
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +41,7 @@ ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0
 
 
-class TestSqliteDict(DurableDictSuite):
+class TestSqliteDict(FewSequences, DurableDictSuite):
     capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
 
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:

@@ -21,6 +21,8 @@ from durabledict.sqliteconnection import Connection
 from durabledict.testing import DurableDictSuite
 from durabledict.testing.tools import in_thread
 
+from .fewsequences import FewSequences
+
 # No test takes that long: it is when a thread that hangs becomes a failure.
 PATIENCE = 30.0
 
@@ -34,10 +36,9 @@ def mounted(place: Path, type_: str = "nfs4") -> str:
     )
 
 
-class TestSqliteDictOverANetwork(DurableDictSuite):
+class TestSqliteDictOverANetwork(FewSequences, DurableDictSuite):
     capabilities = frozenset({"strict", "compare_and_set", "delta", "push", "shared", "aliasing"})
     modes = (True,)
-    sequences = (15, 40)
 
     @pytest.fixture(autouse=True)
     def list_of_mounts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from durabledict import reading
 from durabledict.stampcaches import TERMS, StampCache, stamp_cache
 from durabledict.stamps import (
     DEAD,
@@ -27,14 +26,12 @@ from durabledict.stamps import (
 )
 from durabledict.testing.tools import PATIENCE, Clock
 
+from .stampcases import read
+
 KEY = "k"
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture
@@ -45,12 +42,6 @@ def cache() -> MemoryCache:
 @pytest.fixture
 def stamp(cache: MemoryCache) -> CacheStamp:
     return CacheStamp(cache, KEY)
-
-
-def read(stamp: CacheStamp, own: int = 0) -> Stamp:
-    found = stamp.read(own)
-    assert found is not None
-    return found
 
 
 def number(cache: StampCache) -> int:

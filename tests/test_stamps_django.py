@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from durabledict import reading
 from durabledict.stamps import WRITERS, CacheStamp, Stamp
 from durabledict.testing.tools import Clock, in_thread
 
@@ -21,6 +20,7 @@ from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 from .scenarios import ended_well, fork, run
 from .servers import HOST, PATIENCE
+from .stampcases import read
 
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
@@ -41,22 +41,9 @@ def key() -> str:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
-
-
-@pytest.fixture
 def settings() -> Iterator[Any]:
     with overridden_settings() as overridden:
         yield overridden
-
-
-def read(stamp: CacheStamp) -> Stamp:
-    found = stamp.read()
-    assert found is not None
-    return found
 
 
 def caches() -> Any:

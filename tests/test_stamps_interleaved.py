@@ -11,19 +11,14 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from durabledict import Commit, DurableDict, reading
+from durabledict import Commit, DurableDict
 from durabledict.keys import decode_key, encode_key
 from durabledict.stamps import GOOD, LEAST, CacheStamp, MemoryCache, Stamp
 from durabledict.testing.tools import Clock, in_thread
 
 from .stampinterleavings import RedisLikeCache, SteppedCache, World, explore, settle
 
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture

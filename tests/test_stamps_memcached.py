@@ -6,7 +6,6 @@ import copy
 import gc
 import json
 import pickle
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -16,12 +15,13 @@ from typing import Any
 import pytest
 from pymemcache import Client, HashClient, PooledClient
 
-from durabledict import memcachedcaches, reading
+from durabledict import memcachedcaches
 from durabledict.stamps import WRITERS, CacheStamp, Stamp
 from durabledict.testing.tools import Clock
 
 from .memcachedserver import MemcachedServer
 from .servers import HOST, PATIENCE, wait_until
+from .stampcases import read, write_from_eight_threads
 from .tcpproxy import TcpProxy, each_chunk
 
 KEY = "stamp"
@@ -97,13 +97,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
-
-
-@pytest.fixture
 def server(memcached_server: MemcachedServer) -> MemcachedServer:
     memcached_server.flush()
     return memcached_server
@@ -125,12 +118,6 @@ def own() -> Iterator[MemcachedServer]:
     """A server that the test stops."""
     with MemcachedServer() as server:
         yield server
-
-
-def read(stamp: CacheStamp) -> Stamp:
-    found = stamp.read()
-    assert found is not None
-    return found
 
 
 def settings_of(client: Any) -> Any:
@@ -539,38 +526,13 @@ class TestThreads:
     @pytest.mark.parametrize("kind", KINDS)
     def test_eight_at_once_lose_nothing(self, address: Address, kind: str) -> None:
         with closing(KINDS[kind](address)) as client:
-            self.work(client)
+            write_from_eight_threads(client, KEY)
 
     def test_over_several_nodes(self, server: MemcachedServer) -> None:
         with MemcachedServer() as other:
             addresses = [(HOST, server.port), (HOST, other.port)]
             with closing(HashClient(addresses)) as client:
-                self.work(client)
-
-    @staticmethod
-    def work(client: Any) -> None:
-        stamp = CacheStamp(client, KEY)
-        first = read(stamp).number
-        barrier = threading.Barrier(8)
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                barrier.wait(PATIENCE)
-                for _ in range(30):
-                    with stamp.writing():
-                        pass
-                    read(stamp)
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=run) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-        assert not errors
-        assert read(stamp) == Stamp(first + 240, 0, 0)
+                write_from_eight_threads(client, KEY)
 
     @pytest.mark.parametrize("several", [False, True])
     def test_a_finalizer_in_the_middle_of_a_request(self, address: Address, several: bool) -> None:

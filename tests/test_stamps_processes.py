@@ -16,7 +16,7 @@ import pytest
 import redis
 from pymemcache import Client, HashClient, PooledClient
 
-from durabledict import memcachedcaches, reading
+from durabledict import memcachedcaches
 from durabledict.stamps import DEAD, CacheStamp, Stamp
 from durabledict.testing.tools import Clock
 
@@ -25,6 +25,7 @@ from .memcachedserver import MemcachedServer
 from .redisservers import RedisServer
 from .scenarios import Signal, ended_well, fork, run
 from .servers import HOST, PATIENCE
+from .stampcases import read
 
 ROOT = Path(__file__).parent.parent
 KEY = "stamp"
@@ -34,19 +35,6 @@ KINDS: dict[str, Callable[..., Any]] = {
     "PooledClient": PooledClient,
     "HashClient": lambda server: HashClient([server]),
 }
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
-
-
-def read(stamp: CacheStamp) -> Stamp:
-    found = stamp.read()
-    assert found is not None
-    return found
 
 
 def sockets(connections: Any) -> list[Any]:

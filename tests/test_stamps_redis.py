@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,13 +12,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
-from durabledict import reading
 from durabledict.stamps import LEAST, WRITERS, CacheStamp, Stamp
 from durabledict.testing.tools import Clock
 
 from .redisclusters import ClusterServers, SentinelServers
 from .redisservers import RedisServer
-from .servers import HOST, PATIENCE, wait_until
+from .servers import HOST, wait_until
+from .stampcases import read, write_from_eight_threads
 from .tcpproxy import TcpProxy
 
 KEY = "stamp"
@@ -36,23 +35,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(reading, "monotonic", clock)
-    return clock
-
-
-@pytest.fixture
 def own() -> Iterator[RedisServer]:
     """A server that the test stops or configures."""
     with RedisServer() as server:
         yield server
-
-
-def read(stamp: CacheStamp) -> Stamp:
-    found = stamp.read()
-    assert found is not None
-    return found
 
 
 def settings_of(client: Any) -> Any:
@@ -305,28 +291,7 @@ class TestOutage:
 
 
 def test_threads_lose_nothing(redis_client: redis.Redis) -> None:
-    stamp = CacheStamp(redis_client, KEY)
-    first = read(stamp).number
-    barrier = threading.Barrier(8)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            barrier.wait(PATIENCE)
-            for _ in range(30):
-                with stamp.writing():
-                    pass
-                read(stamp)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not errors
-    assert read(stamp) == Stamp(first + 240, 0, 0)
+    write_from_eight_threads(redis_client, KEY)
 
 
 def test_a_finalizer_in_the_middle_of_a_request(redis_client: redis.Redis) -> None:

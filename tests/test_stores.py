@@ -23,6 +23,7 @@ from durabledict.stores import (
 from durabledict.testing import StoreSuite
 
 from .memcachedserver import MemcachedServer
+from .wrappedstore import WrappedStore
 
 ALL = frozenset({"copies", "encodes", "groups", "lifetimes", "polymorphic", "shared", "threads"})
 IN_MEMORY = frozenset({"clock", "groups", "guarded", "lifetimes", "live", "polymorphic", "threads"})
@@ -163,35 +164,10 @@ class TestChainOfAll(OnServers):
         return ChainedStore([ProcessMemoryStore(), self.memcache(), RedisStore(self.client), files])
 
 
-class SixMethods(BaseStore):
-    """A Store as a user writes it."""
-
-    def __init__(self) -> None:
-        self.store = ProcessMemoryStore()
-
-    def put(self, obj: Any) -> None:
-        self.store.put(obj)
-
-    def get(self, klass: Any, key: Any) -> Any:
-        return self.store.get(klass, key)
-
-    def delete(self, obj: Any) -> None:
-        self.store.delete(obj)
-
-    def batch_put(self, objs: Any) -> None:
-        self.store.batch_put(objs)
-
-    def batch_get(self, klass: Any, keys: Any) -> Any:
-        return self.store.batch_get(klass, keys)
-
-    def batch_delete(self, objs: Any) -> None:
-        self.store.batch_delete(objs)
-
-
 class TestChainOfTheSixMethods(StoreSuite):
     """Layers that know nothing but the six operations."""
 
     capabilities = frozenset({"keeps_for_ever", "live", "threads"})
 
     def factory(self, place: Path, **options: Any) -> BaseStore:
-        return ChainedStore([SixMethods(), SixMethods(), SixMethods()])
+        return ChainedStore([WrappedStore(), WrappedStore(), WrappedStore()])

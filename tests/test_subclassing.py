@@ -25,6 +25,8 @@ from durabledict.reading import Syncing
 from durabledict.testing import DurableDictSuite, override
 from durabledict.testing.tools import PATIENCE, SuiteBase, in_thread
 
+from .fewsequences import FewSequences
+
 hook, stopped_clock = SuiteBase().hook, SuiteBase().clock
 
 
@@ -61,7 +63,7 @@ class FourMethods(DurableDict[Any, Any]):
 _tables: dict[str, Table] = {}
 
 
-class TestFourMethods(DurableDictSuite):
+class TestFourMethods(FewSequences, DurableDictSuite):
     capabilities = frozenset({"strict", "push", "shared", "aliasing"})
 
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:

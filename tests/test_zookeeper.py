@@ -12,6 +12,7 @@ from kazoo.client import KazooClient
 from durabledict import DurableDict, ZookeeperDict
 from durabledict.testing import DurableDictSuite
 
+from .fewsequences import FewSequences
 from .zookeeperservers import ZookeeperServer
 
 
@@ -25,9 +26,7 @@ def suite_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
     client.close()
 
 
-class ZookeeperSuite(DurableDictSuite):
-    sequences = (10, 40)
-
+class ZookeeperSuite(FewSequences, DurableDictSuite):
     @pytest.fixture(autouse=True)
     def client(self, suite_client: KazooClient) -> None:
         self._client = suite_client

@@ -305,14 +305,6 @@ def grown_no_more(place: Place, first: Counts) -> Counts:
     return counts[-1]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def young() -> Iterator[None]:
-    """What was there before is not looked at by each collection of garbage."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def repeat(place: Place, action: str, times: int) -> None:
     # At first something may be made that is made once.
     for _ in range(3):

@@ -27,8 +27,8 @@ from durabledict.keys import canonical_key
 from durabledict.zookeepernames import decode_name, encode_name
 
 from .test_keys import KEYS, TAGGED_TEXT, VALID_TEXT, exactly
-from .test_zookeeper_rules import Dict, Store, payload
 from .zookeeperservers import ZookeeperServer, started
+from .zookeeperstore import Dict, Store, payload
 
 OLD_PAYLOADS = json.loads(
     (Path(__file__).parent / "data" / "durabledict-0.9-payloads.json").read_text()

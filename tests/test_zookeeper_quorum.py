@@ -13,10 +13,10 @@ from kazoo.security import make_acl
 
 from .servers import HOST, PATIENCE, wait_until
 from .test_zookeeper_requests import Asked
-from .test_zookeeper_rules import Store, started_in_thread
 from .zookeeperproxy import ZookeeperProxy
 from .zookeeperreaders import RECONNECT, AnyDict, until_available
 from .zookeeperservers import Ensemble, ZookeeperServer, started
+from .zookeeperstore import Store, started_in_thread
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from durabledict.testing.tools import in_thread
 
 from .jute import Request
 from .servers import PATIENCE, wait_until
-from .test_zookeeper_rules import Cut, Dict, Store, hook, is_native, started_in_thread
 from .zookeeperproxy import ZookeeperProxy
 from .zookeeperservers import ZookeeperServer
+from .zookeeperstore import Cut, Dict, Store, hook, is_native, started_in_thread
 
 SIZES = [10, 200]
 

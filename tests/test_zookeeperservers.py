@@ -7,8 +7,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +19,9 @@ from kazoo.exceptions import ConnectionLoss
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 
-from . import jute, not_measured, zookeeperservers
+from . import jute, zookeeperservers
 from .jute import Request
+from .serverprocesses import is_alive, is_refused, left_by_a_killed_process
 from .servers import HOST, PATIENCE, ServerError, free_port, wait_until
 from .zookeeperproxy import ZookeeperProxy
 from .zookeeperservers import Ensemble, ZookeeperServer, started
@@ -32,22 +31,6 @@ ROOT = Path(__file__).parent.parent
 
 # Of the tools of the tests, which fail by themselves where they do not work.
 pytestmark = pytest.mark.long
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def is_refused(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), PATIENCE).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def value(client: KazooClient, path: str) -> bytes | None:
@@ -85,28 +68,9 @@ class TestServer:
         assert not list(Path("/tmp").glob(f"hsperfdata_*/{pid}"))
 
     def test_nothing_of_it_is_left_when_the_process_of_the_tests_is_killed(self) -> None:
-        program = (
-            "import signal\n"
-            "from tests.zookeeperservers import ZookeeperServer\n"
-            "server = ZookeeperServer()\n"
-            "server.start()\n"
-            "print(server.pid, server.folder, flush=True)\n"
-            "signal.pause()\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env=not_measured(),
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            pid, folder = process.stdout.readline().split()
-            assert is_alive(int(pid))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        wait_until(lambda: not is_alive(int(pid)), "the server has ended")
-        wait_until(lambda: not Path(folder).exists(), "its folder is gone")
+        folder, (pid,) = left_by_a_killed_process(ZookeeperServer)
+        wait_until(lambda: not is_alive(pid), "the server has ended")
+        wait_until(lambda: not folder.exists(), "its folder is gone")
 
     @pytest.mark.parametrize("force_sync", [False, True])
     def test_killed_it_starts_again_with_its_data(self, force_sync: bool) -> None:
