@@ -42,6 +42,7 @@ from .bytekeys import bytes_of, key_of
 from .changes import chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, Missing
+from .hiding import kind_of
 from .locks import LEASE, Lease
 from .redisconnection import nothing_was_sent
 from .redisload import delta, load
@@ -138,7 +139,10 @@ class RedisDict(ConnectionDurableDict[K, V]):
         **options: Unpack[Options],
     ) -> None:
         if not isinstance(keyspace, str):
-            raise TypeError(f"keyspace={keyspace!r}: write a str, the name of the hash")
+            raise TypeError(
+                f"keyspace is {kind_of(keyspace)}: write a str, the name of the hash, and the "
+                "client after it"
+            )
         self._replicas = None if wait is None else _checked_wait(wait)
         self._primary = Primary(connection, keyspace)
         self._owned: Any = None
