@@ -1,7 +1,7 @@
-"""Tables of the pages: a row that goes on below is one row.
+"""What docutils takes without a word, and shows as something else.
 
 In a simple table, the kind between lines of ``=``, a second line in the first column is another
-row.
+row. And in bold text there is no other markup: the marks of code are shown.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst")])
 
+BOLD = re.compile(r"(?<![\w*`])\*\*(?=\S)((?:[^*]|\*(?!\*))+?)\*\*(?=[\s.,:;)]|$)")
 BORDER = re.compile(r" *=+(?: +=+)+")
 
 
@@ -38,3 +39,18 @@ def test_the_cells_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_row_of_a_simple_table_begins_in_the_middle(page: Path) -> None:
     assert [cell for cell in first_cells(page.read_text()) if cell.endswith(",")] == []
+
+
+def bold(text: str) -> list[str]:
+    """Return what stands in bold; examples, in which ``**`` is Python, begin with blanks or >>>."""
+    lines = (line for line in text.splitlines() if not re.match(r" *(>>>|\.\.\. )|    ", line))
+    return BOLD.findall("\n".join(lines))
+
+
+def test_bold_text_is_found() -> None:
+    assert bold("a **b\nc** ``{**d}`` **``e`` f**.\n    **g**\n") == ["b\nc", "``e`` f"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_code_is_in_bold(page: Path) -> None:
+    assert [text for text in bold(page.read_text()) if "``" in text] == []
