@@ -213,19 +213,23 @@ def _commands(folder: str, target: str) -> Iterator[str]:
 
 def draw_commands(target: str, counted: Sequence[Commands]) -> None:
     """Draw the commands a second that many processes send, which read so often each."""
-    curves = [
-        Curve(
-            each.what,
-            [each.reading * processes for processes in PROCESSES],
-            f"C{number}",
-            dashed=not each.what.startswith(OWN),
-            # Those of the others lie on top of each other.
-            written=each.what.startswith(OWN),
-            # Every other one: two of them are near to each other.
-            above=number % 2 == 0,
+    curves: list[Curve] = []
+    for number, each in enumerate(counted):
+        figures = [each.reading * processes for processes in PROCESSES]
+        own = each.what.startswith(OWN)
+        # Those of the others lie on top of each other, and two of our own may.
+        there = {plain(curve.figures[0]) for curve in curves if curve.written}
+        curves.append(
+            Curve(
+                each.what,
+                figures,
+                f"C{number}",
+                dashed=not own,
+                written=own and plain(figures[0]) not in there,
+                # Every other one: two of them are near to each other.
+                above=number % 2 == 0,
+            )
         )
-        for number, each in enumerate(counted)
-    ]
     with picture(target, height=5.2) as axes:
         title = f"Commands that Redis gets, at {READS} reads a second in each process"
         draw_curves(axes, PROCESSES, curves, "processes", "commands a second", title)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from . import atomic, coder, forking, reading
 from .changes import Changes, Commit, Undecodable, chained, differs
@@ -20,6 +20,7 @@ from .encoding import DefaultEncoding
 from .errors import MISSING, EncoderError, Missing
 from .keys import canonical_key
 from .locks import LEASE, Lease, ProcessLease
+from .options import named_options
 from .payloads import Payloads
 from .watching import WatchedCopy
 
@@ -67,7 +68,8 @@ class DurableDict(WatchedCopy[K, V], Payloads, Generic[K, V]):
         "stale": it is served from the local copy
     :param max_stale: the seconds for which "stale" does so, or None for without end
     :param allow_unsigned: allow a pickle as `old_encoding` of a signed encoding
-    :raises TypeError: an `autosync` that is none of these
+    :param unknown: refused
+    :raises TypeError: an `autosync` that is none of these, or an option that there is not
 
     """
 
@@ -93,7 +95,13 @@ class DurableDict(WatchedCopy[K, V], Payloads, Generic[K, V]):
         on_outage: str = "raise",
         max_stale: float | timedelta | None = None,
         allow_unsigned: bool = False,
+        **unknown: NoReturn,  # a type checker refuses any; this says which there are
     ) -> None:
+        for name in unknown:
+            known = named_options(type(self).__init__, DurableDict.__init__)
+            raise TypeError(
+                f"{type(self).__name__} has no option {name!r}; there are: {', '.join(known)}"
+            )
         coder.check_encodings(encoding, old_encoding, allow_unsigned)
         self.encoding = encoding
         self.old_encoding = old_encoding

@@ -162,7 +162,14 @@ class JSONEncoding(BaseEncoding):
 
     @staticmethod
     def decode(payload: str | bytes) -> Any:
-        """Return the value that `payload` expresses; NaN, which 0.9 wrote, is understood."""
+        """Return the value that `payload` expresses; NaN, which 0.9 wrote, is understood.
+
+        :raises DecodingError: a pickle, as the default encoding writes them
+        :raises ValueError: what is no JSON otherwise
+
+        """
+        if not isinstance(payload, str) and payload[:1] == _PICKLE:
+            raise DecodingError("a pickle, not JSON: old_encoding=PickleEncoding reads it")
         return json.loads(payload)
 
 

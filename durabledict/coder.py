@@ -43,7 +43,10 @@ def check_encodings(encoding: Any, old_encoding: Any, allow_unsigned: bool) -> N
             continue
         methods = [getattr(given, "encode", None), getattr(given, "decode", None)]
         if not all(map(callable, methods)):
-            raise TypeError(f"{name}={_shown(given)} has no encode() and decode()")
+            raise TypeError(
+                f"{name}={_shown(given)} has no encode() and decode(): write one of durabledict's, "
+                "JSONEncoding say, or an object of your own that has both"
+            )
         if isinstance(given, type) and not all(map(_takes_one, methods)):
             raise TypeError(
                 f"{name}={_shown(given)} is a class whose encode() and decode() need an instance: "

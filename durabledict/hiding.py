@@ -41,4 +41,7 @@ def hidden(url: str) -> str:
 
 def kind_of(value: object) -> str:
     """Return the type of what was given in place of a client, say: its repr may show a password."""
-    return "None" if value is None else f"a {type(value).__qualname__}"
+    if value is None:
+        return "None"
+    name = type(value).__qualname__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

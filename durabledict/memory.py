@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from .base import Changes, Commit, DurableDict, Undecodable
 from .encoding import NoOpEncoding
 from .errors import MISSING, Missing
+from .hiding import kind_of
 from .locks import LEASE, Lease, ProcessLease
 
 if TYPE_CHECKING:
@@ -141,7 +142,11 @@ class MemoryDict(DurableDict[K, V]):
     ) -> None:
         if storage is None:
             storage = MemoryStorage()
-        elif not isinstance(storage, MemoryStorage):
+        elif not isinstance(storage, (MemoryStorage, dict)):
+            raise TypeError(
+                f"storage is {kind_of(storage)}: write a MemoryStorage, or a plain dict"
+            )
+        elif isinstance(storage, dict):
             storage = MemoryStorage.over(storage)
         self.storage = storage
         super().__init__(autosync, encoding, old_encoding, **options)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from .base import DurableDict
 from .hiding import hidden
+from .options import named_options
 
 __all__ = ["open", "register_scheme"]
 
@@ -90,11 +91,16 @@ def open(url: str, /, **options: Any) -> DurableDict[Any, Any]:
 
     """
     if not isinstance(url, str):
-        raise TypeError(f"open takes a URL, not {type(url).__name__}")
+        raise TypeError(
+            f"open takes a URL, not {type(url).__name__}; a path is for SqliteDict(path)"
+        )
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _schemes:
+        schemes = ", ".join(f"{s}://" for s in sorted(_schemes))
+        problem = "the schemes are" if separator else "no URL, which begins with a scheme:"
         raise ValueError(
-            f"{hidden(url)!r}: the schemes are {', '.join(f'{s}://' for s in sorted(_schemes))}"
+            f"{hidden(url)!r}: {problem} {schemes}; a file is sqlite:///relative/path or "
+            "sqlite:////absolute/path"
         )
     if "?" in rest and not _schemes[scheme].takes_query:
         raise ValueError(_misplaced(url, scheme))
@@ -139,14 +145,7 @@ def _names_in_query(url: str) -> set[str]:
 def _known_options(target: Any) -> list[str]:
     """Return the options of a class: what stands in its URL is positional, and none of them."""
     parameters = inspect.signature(target.__init__).parameters
-    known = [
-        *_needed_options(target),
-        *(
-            name
-            for name, parameter in parameters.items()
-            if name != "self" and parameter.default is not inspect.Parameter.empty
-        ),
-    ]
+    known = [*_needed_options(target), *named_options(target.__init__)]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         known += [name for name in _COMMON if name not in known]
     return known

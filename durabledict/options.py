@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-__all__ = ["checked_autosync", "outage_policy", "seconds"]
+__all__ = ["checked_autosync", "named_options", "outage_policy", "seconds"]
 
 
 def seconds(value: object) -> float | None:
@@ -33,6 +35,11 @@ def checked_autosync(value: object, words: tuple[str, ...]) -> bool | float | st
         return value
     if isinstance(value, str) and value in words:
         return value
+    if isinstance(value, Mapping):
+        raise TypeError(
+            "the contents come from the store, and are no argument: open the dict, and write them "
+            "with update()"
+        )
     # An int is refused though 5 is clear: 1 and 0 are what others write for True and False.
     given = None if isinstance(value, int) else seconds(value)
     if given is not None and given > 0:
@@ -61,3 +68,20 @@ def outage_policy(on_outage: str, max_stale: object) -> tuple[str, float | None]
     if on_outage == "raise":
         raise ValueError('max_stale bounds how long a stale copy is served: on_outage="stale"')
     return on_outage, limit
+
+
+def named_options(*functions: Callable[..., object]) -> list[str]:
+    """Return the names of the parameters that have a default, in order, each once.
+
+    >>> named_options(checked_autosync), named_options(lambda path, autosync=True, *, wait=None: 0)
+    ([], ['autosync', 'wait'])
+
+    """
+    return list(
+        dict.fromkeys(
+            name
+            for function in functions
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        )
+    )

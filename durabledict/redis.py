@@ -36,6 +36,7 @@ from .bytekeys import bytes_of, key_of
 from .changes import chained
 from .encoding import DefaultEncoding
 from .errors import MISSING, Missing
+from .hiding import kind_of
 from .locks import LEASE, Lease
 from .rediscommits import LAST_NUMBER, NEVER_WRITTEN, Stamp, flattened, parts_of, stamp_of
 from .redisconnection import nothing_was_sent
@@ -94,7 +95,10 @@ class RedisDict(RedisReads[K, V]):
         **options: Unpack[Options],
     ) -> None:
         if not isinstance(keyspace, str):
-            raise TypeError(f"keyspace={keyspace!r}: write a str, the name of the hash")
+            raise TypeError(
+                f"keyspace is {kind_of(keyspace)}: write a str, the name of the hash, and the "
+                "client after it"
+            )
         self._replicas = None if wait is None else _checked_wait(wait)
         self._owned: Any = None
         super().__init__(keyspace, connection, autosync, encoding, old_encoding, **options)

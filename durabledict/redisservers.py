@@ -275,9 +275,11 @@ def servers_of(client: Any, parameter: str = "connection") -> Servers:
     waits = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
     if waits or not (isinstance(client, RedisCluster) or hasattr(client, "connection_pool")):
         raise TypeError(
-            f"{parameter} is {kind_of(client)}: pass a redis.Redis or a "
-            "redis.cluster.RedisCluster, "
-            "and no asyncio client: the docs say how a dict fits coroutines"
+            f"{parameter} is {kind_of(client)}"
+            + (" of redis.asyncio, which cannot be used here: " if waits else ": ")
+            + "pass a redis.Redis or a redis.cluster.RedisCluster"
+            + (" (docs/workers.rst says how a dict fits coroutines)" if waits else "")
+            + ("; a URL is for durabledict.open" if isinstance(client, str) else "")
         )
     with _lock:
         servers = _registered.get(client)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from . import sqliteschema
+from .options import seconds
 from .sqliteconnection import Connection, is_locked, pauses
 from .sqliteshared import shared_file
 from .sqlitethreads import Connections, Own
@@ -68,6 +69,8 @@ class SqliteFile:
         if not isinstance(synchronous, str) or synchronous.upper() not in SYNCHRONOUS:
             raise ValueError(f"synchronous={synchronous!r}: one of {', '.join(SYNCHRONOUS)}")
         self.path = os.path.abspath(given)
+        if seconds(timeout) is None:
+            raise TypeError(f"timeout={timeout!r}: write seconds")
         self.timeout = timeout
         self.synchronous = synchronous.upper()
         self._require_writable()
@@ -123,7 +126,9 @@ class SqliteFile:
         """Say what is wrong in words that SQLite's "unable to open database file" lacks."""
         folder = os.path.dirname(self.path)
         if not os.path.isdir(folder):
-            raise FileNotFoundError(f"the folder {folder} for {self.path} does not exist")
+            raise FileNotFoundError(
+                f"the folder {folder} for {self.path} does not exist: make it first"
+            )
         if os.path.isdir(self.path):
             raise IsADirectoryError(f"{self.path} is a folder, not an SQLite file")
         if os.path.exists(self.path) and not os.access(self.path, os.W_OK):

@@ -280,11 +280,13 @@ class DatedCopy(LocalCopy[K, V], Generic[K, V]):
     def _report_outage(self, error: BaseException) -> None:
         if self._freshness.first_report():
             logger.warning(
-                "the store of this %s cannot be asked (%s: %s); the local copy is %.1f s old",
+                "the store of this %s cannot be asked (%s: %s); %s",
                 self._native_class.__name__,
                 type(error).__name__,
                 error,
-                self._freshness.age(),
+                f"the local copy is {self._freshness.age():.1f} s old"
+                if self._filled
+                else "nothing has been loaded yet",
             )
 
     def _require_open(self) -> None:

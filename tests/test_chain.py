@@ -411,7 +411,7 @@ def test_a_chain_of_one_and_a_chain_in_a_chain() -> None:
     [
         ([], ValueError, "at least one Store"),
         ([ProcessMemoryStore()] * 2, ValueError, "twice"),
-        ([ProcessMemoryStore(), {}], TypeError, "is no Store"),
+        ([ProcessMemoryStore(), {}], TypeError, "a dict is no Store: .*ShoveStore"),
     ],
 )
 def test_what_is_no_chain_is_refused(stores: Any, error: type[Exception], message: str) -> None:

@@ -442,7 +442,9 @@ NO_ENCODINGS: list[Any] = [7, "json", b"x", object(), object, json, lambda value
 @pytest.mark.parametrize("given", NO_ENCODINGS, ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize("option", ["encoding", "old_encoding"])
 def test_what_is_no_encoding_is_a_type_error(place: Any, option: str, given: Any) -> None:
-    with pytest.raises(TypeError, match=rf"^{option}=.* has no encode\(\) and decode\(\)"):
+    with pytest.raises(
+        TypeError, match=rf"^{option}=.* has no encode\(\) and decode\(\): write .*JSONEncoding"
+    ):
         place.open(**{option: given})
 
 

@@ -930,3 +930,9 @@ def test_binding_reaches_the_inner_encoding() -> None:
     assert twice.bind("a", "b").inner.encode(1) == bound.encode(1)
     plain = CompressedEncoding()
     assert plain.bind("a", "b").decode(plain.encode(1)) == 1
+
+
+@pytest.mark.parametrize("payload", [PickleEncoding.encode("x"), memoryview(b"\x80\x04N.")])
+def test_json_over_pickles_says_what_reads_them(payload: Any) -> None:
+    with pytest.raises(DecodingError, match="old_encoding=PickleEncoding reads it"):
+        JSONEncoding.decode(payload)

@@ -55,6 +55,13 @@ def pair(**options: Any) -> tuple[Any, Any]:
 
 
 class TestStorage:
+    def test_what_is_none_is_a_type_error(self) -> None:
+        wrong: Any = [("k", 1)]
+        with pytest.raises(
+            TypeError, match=r"storage is a list: write a MemoryStorage, or a plain dict"
+        ):
+            MemoryDict(storage=wrong)
+
     def test_a_stamp_of_the_future_is_no_beginning_of_a_delta(self) -> None:
         a, b = pair(autosync=False)
         b["k"] = 1

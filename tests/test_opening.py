@@ -54,9 +54,15 @@ def test_an_unknown_scheme_is_told_which_there_are(url: str) -> None:
         durabledict.open(url)
 
 
+@pytest.mark.parametrize("url", ["app.sqlite", "/var/lib/app.sqlite", "mysql://host"])
+def test_who_means_a_file_is_told_its_url(url: str) -> None:
+    with pytest.raises(ValueError, match=r"a file is sqlite:///relative/path or sqlite:////abs"):
+        durabledict.open(url)
+
+
 @pytest.mark.parametrize("url", [5, None, b"memory://", Path("x.sqlite")])
 def test_what_is_no_url_is_a_type_error(url: Any) -> None:
-    with pytest.raises(TypeError, match=f"open takes a URL, not {type(url).__name__}"):
+    with pytest.raises(TypeError, match=rf"not {type(url).__name__}; a path is for SqliteDict"):
         durabledict.open(url)
 
 
@@ -67,6 +73,20 @@ def test_an_unknown_option_is_told_which_there_are() -> None:
         durabledict.open("sqlite:///x", storage={})
     with pytest.raises(TypeError, match=r"no option 'path'"):
         durabledict.open("sqlite:///x", path="y")
+
+
+def test_a_constructor_tells_which_options_there_are(tmp_path: Path) -> None:
+    misspelt: Any = {"autosnyc": True}
+    with pytest.raises(TypeError, match=r"^MemoryDict has no option 'autosnyc'.* storage, on_out"):
+        MemoryDict(**misspelt)
+    with pytest.raises(TypeError, match=r"^SqliteDict has no option 'autosnyc'.*keyspace.*timeout"):
+        SqliteDict(tmp_path / "x.sqlite", **misspelt)
+
+
+def test_contents_are_no_argument() -> None:
+    contents: Any = {"k": 1}
+    with pytest.raises(TypeError, match=r"write them with update\(\)"):
+        MemoryDict(contents)
 
 
 def test_options_in_the_url_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from typing import Any
 
 import pytest
@@ -119,6 +120,14 @@ def test_opening_in_an_outage_is_refused_or_told_once(caplog: pytest.LogCaptureF
     assert not caplog.records
     Unborn(on_outage="stale")
     assert len(caplog.records) == 1
+    assert caplog.messages[0].endswith("(OSError: down); nothing has been loaded yet")
+
+
+def test_an_outage_is_told_with_the_age_of_the_copy(caplog: pytest.LogCaptureFixture) -> None:
+    d = Down(on_outage="stale")
+    d.down = True
+    assert len(d) == 0
+    assert re.search(r"\(OSError: down\); the local copy is \d+\.\d s old$", caplog.messages[0])
 
 
 def test_a_copy_that_was_never_filled_is_not_served() -> None:

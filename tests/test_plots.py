@@ -82,3 +82,11 @@ def test_the_docs_show_each_picture(name: str) -> None:
     docs = Path(__file__).parent.parent / "docs"
     assert f".. image:: images/{name}.svg" in (docs / "benchmarks.rst").read_text()
     assert (docs / "images" / f"{name}.svg").exists()
+
+
+def test_curves_of_the_same_figures_have_them_once(tmp_path: Path) -> None:
+    each = [Commands(what, idle=5.0, reading=5.0) for what in ("autosync=1.0", "autosync=False")]
+    draw_commands(str(tmp_path / "picture.svg"), each)
+    texts = _texts(tmp_path / "picture.svg")
+    assert texts.count("50,000") == 1
+    assert {"autosync=1.0", "autosync=False"} <= set(texts)

@@ -342,18 +342,25 @@ def test_what_is_no_client_is_refused(connection: object) -> None:
         RedisDict("k", connection)
 
 
+def test_who_passes_a_url_is_told_of_open() -> None:
+    with pytest.raises(
+        TypeError, match=r"^connection is a str: .*; a URL is for durabledict\.open$"
+    ):
+        RedisDict("k", "redis://localhost")
+
+
 def test_an_asyncio_client_is_refused(server: RedisServer) -> None:
     import redis.asyncio
 
     for single in (False, True):
         client = redis.asyncio.Redis(port=server.port, single_connection_client=single)
-        with pytest.raises(TypeError, match="asyncio"):
+        with pytest.raises(TypeError, match=r"a Redis of redis\.asyncio, which .*workers\.rst"):
             RedisDict("k", client)
 
 
 @pytest.mark.parametrize("keyspace", [None, b"k", 1])
 def test_a_keyspace_is_text(server: RedisServer, keyspace: Any) -> None:
-    with server.client() as client, pytest.raises(TypeError, match="keyspace="):
+    with server.client() as client, pytest.raises(TypeError, match="and the client after"):
         RedisDict(keyspace, client)
 
 

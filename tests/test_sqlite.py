@@ -242,6 +242,12 @@ class TestTheFile:
             SqliteDict(file, keyspace)
         assert not file.exists()
 
+    @pytest.mark.parametrize("timeout", ["5", None, True])
+    def test_a_timeout_is_seconds(self, file: Path, timeout: Any) -> None:
+        with pytest.raises(TypeError, match=f"timeout={timeout!r}: write seconds"):
+            SqliteDict(file, timeout=timeout)
+        assert not file.exists()
+
     def test_opening_changes_no_entry_and_no_stamp(self, file: Path) -> None:
         for expected in ({}, {"k": 1}):
             with SqliteDict[str, int](file) as d:

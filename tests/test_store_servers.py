@@ -240,7 +240,7 @@ def test_a_url_opens_a_store(redis_server: RedisServer, redis_url: str) -> None:
 @pytest.mark.parametrize("client", [5, None, {}])
 def test_what_is_no_client_of_redis_is_refused(client: Any) -> None:
     # Not its repr: that of a URL or a client has its password.
-    what = "None" if client is None else f"a {type(client).__name__}"
+    what = "None" if client is None else f"an? {type(client).__name__}"
     with pytest.raises(TypeError, match=rf"^client is {what}: pass a redis\.Redis"):
         RedisStore(client)
 

@@ -673,7 +673,7 @@ def test_stale_opens_all_the_same_and_is_empty_until_there_is_a_server(
     with Dict(zookeeper_path, client, autosync, on_outage="stale", timeout=0.1) as d:
         assert [row.message for row in caplog.records if row.name == "durabledict.sync"] == [
             "the store of this ZookeeperDict cannot be asked (NotConnectedError: no connection to "
-            f"ZooKeeper ({HOST}:{proxy.port}) within 0.1 s); the local copy is inf s old"
+            f"ZooKeeper ({HOST}:{proxy.port}) within 0.1 s); nothing has been loaded yet"
         ]
         assert repr(d) == "{}"
         assert d.stale_since is not None

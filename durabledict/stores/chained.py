@@ -71,7 +71,10 @@ class ChainedStore(BaseStore):
             raise ValueError("stores=[]: a chain has at least one Store, the durable one")
         for store in self._stores:
             if not isinstance(store, BaseStore):
-                raise TypeError(f"stores: {kind_of(store)} is no Store; subclass BaseStore")
+                raise TypeError(
+                    f"stores: {kind_of(store)} is no Store: put a DurableDict into a "
+                    "DurableDictStore, another mapping into a ShoveStore, or subclass BaseStore"
+                )
         if len(set(map(id, self._stores))) < len(self._stores):
             # Its own markers would be in the way of what is put.
             raise ValueError(f"stores={self._stores!r}: one of them is there twice")
