@@ -1,4 +1,7 @@
-"""Payloads that others wrote: each harms its own key at most, and nothing of it is executed."""
+"""Payloads that others wrote: each harms its own key at most, and nothing of it is executed.
+
+docs/internals.rst, rules 6.1 and 6.2.
+"""
 
 from __future__ import annotations
 
