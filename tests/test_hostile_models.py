@@ -382,6 +382,33 @@ def test_a_row_without_a_key_is_told_of_once(caplog: pytest.LogCaptureFixture) -
             ]
 
 
+@pytest.mark.parametrize("using", ["default", "sqlite"])
+def test_a_row_without_a_key_whose_value_is_good_is_left_out(using: str) -> None:
+    with a_dict("Loose", using) as d:
+        d["a"] = 1
+        assert d == {"a": 1}
+        put(d, None, "gARLBS4=")
+        assert d == {"a": 1}
+        assert None not in d
+
+
+@pytest.mark.parametrize("using", ["default", "sqlite"])
+def test_a_transaction_keeps_to_itself_what_it_read_beside_a_bad_row(using: str) -> None:
+    from django.db import connections, transaction
+
+    with a_dict("Document", using, key_col="number") as d:
+        d[1] = 1
+        put(d, 5, LONG)
+        assert d == {1: 1}
+        with transaction.atomic(using=using):
+            with connections[using].cursor() as cursor:
+                cursor.execute("INSERT INTO djangoapp_document (number, value) VALUES (8, '8')")
+            d.sync(force=True)
+            assert d == {1: 1, 8: 8}
+            transaction.set_rollback(True, using=using)
+        assert d == {1: 1}
+
+
 def test_a_key_longer_than_its_column_can_be_removed() -> None:
     """SQLite takes it from another program, and the dict would not."""
     with a_dict("Plain", "sqlite") as d:
