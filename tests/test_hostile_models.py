@@ -293,6 +293,10 @@ def test_json_of_another_program(using: str, number: int, instances: bool) -> No
                 for read in (shown.__getitem__, shown.pop, shown.setdefault):
                     with pytest.raises(DecodingError, match="key 5"):
                         read(5)
+                with pytest.raises(DecodingError, match="key 5"):
+                    shown.compare_and_set(5, 1, 2)
+            if instances:
+                assert shown[2].get_deferred_fields() == set()
             assert set(shown) | set(shown.undecodable) == {1, 2, 3, 5}
             assert shown.compute(1, lambda value: 7) is not None
             assert shown.compare_and_set(2, [2], 8)
