@@ -21,6 +21,7 @@ __all__ = [
     "decode_all",
     "encode",
     "immutable_types",
+    "is_deep",
     "prepare",
     "refusal",
 ]
@@ -79,7 +80,7 @@ def decode(encoding: Any, old_encoding: Any, keyspace: str, key: object, payload
     try:
         return _bound(encoding, keyspace, key).decode(_shaped(payload, encoding))
     except Exception as error:
-        if isinstance(error, RecursionError) and _is_deep():
+        if isinstance(error, RecursionError) and is_deep():
             raise  # not the payload's fault: a read that is made from less deep may decode it
         first = error
     try:
@@ -90,8 +91,8 @@ def decode(encoding: Any, old_encoding: Any, keyspace: str, key: object, payload
     raise DecodingError(f"{_named(key)} cannot be decoded: {_reason(first)}") from first
 
 
-def _is_deep() -> bool:
-    """Whether the stack was half used up before this module was called."""
+def is_deep() -> bool:
+    """Whether the stack was half used up before this was called."""
     frame, depth = sys._getframe(), 0
     while frame.f_back is not None:
         frame, depth = frame.f_back, depth + 1

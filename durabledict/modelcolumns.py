@@ -9,6 +9,7 @@ import base64
 import binascii
 import copy
 import json
+import reprlib
 import uuid
 from typing import Any
 
@@ -67,16 +68,18 @@ class KeyColumn:
             f"{type(key).__qualname__!r}"
         )
 
-    def to_column(self, key: Any, connection: Any) -> Any:
+    def to_column(self, key: Any, connection: Any, *, new: bool = True) -> Any:
         """Return what stands in the column for a canonical key.
 
+        :param new: refuse text that is longer than the column; False: of a row that may be there,
+            since SQLite lets another program store any length
         :raises ValueError: longer, or larger, than the column takes; nothing was sent
 
         """
         if self.kind is str:
             text = _escaped(encode_key(key))
             longest = self.field.max_length
-            if longest is not None and len(text) > longest:
+            if new and longest is not None and len(text) > longest:
                 raise ValueError(
                     f"key {key!r} has {len(text)} characters in the column {self.field}, which "
                     f"takes {longest}"
@@ -95,11 +98,28 @@ class KeyColumn:
         return key
 
     def to_key(self, stored: Any) -> Any:
-        """Return the key that stands in the column as `stored`."""
-        if self.kind is not str:
+        """Return the key that stands in the column as `stored`.
+
+        :raises ValueError: no key does: another program has put NULL there, a NUL into a text, or,
+            in SQLite, bytes into a column of text, or text into one of integers
+
+        """
+        if self.kind is str:
+            if isinstance(stored, str) and "\0" not in stored:
+                # Most keys begin with a letter: no call for these.
+                return _unescaped(stored) if stored[:1] == "~" else stored
+        elif isinstance(stored, self.kind):
             return stored
-        # Most keys begin with a letter: no call for these.
-        return _unescaped(stored) if stored[:1] == "~" else stored
+        shown = reprlib.repr(stored)
+        raise ValueError(f"{shown} in the column {self.field} stands for no key")
+
+    def is_key(self, stored: Any) -> bool:
+        """Whether a key stands in the column as `stored`."""
+        try:
+            self.to_key(stored)
+        except ValueError:
+            return False
+        return True
 
     @property
     def may_join(self) -> bool:
@@ -209,9 +229,9 @@ class ValueColumn:
 
     def to_payload(self, stored: Any) -> Any:
         """Return the payload that a row holds."""
-        if self.is_binary and stored is not None and type(stored) is not bytes:
+        if self.is_binary and isinstance(stored, (bytearray, memoryview)):
             return bytes(stored)
-        return stored
+        return stored  # in SQLite it may be anything, which is for the encoding to refuse
 
     @property
     def gives_back_what_it_takes(self) -> bool:

@@ -15,9 +15,10 @@ from .coder import FIRST_OF_PICKLE
 from .encoding import PickleEncoding
 from .errors import MISSING
 from .modelcolumns import KeyColumn, ValueColumn
+from .modeldamage import Unreadable, as_it_stands, is_of_value, reader, text_of_any_bytes
 from .modeltransactions import is_in_transaction
 
-__all__ = ["ModelRows", "locked"]
+__all__ = ["ModelRows", "locked", "repeated"]
 
 #: Whether a load may differ from what every other transaction sees: it is not READ COMMITTED, or
 #: something was written, be it by raw SQL.
@@ -70,12 +71,26 @@ class ModelRows:
     ) -> tuple[list[tuple[Any, Any]], bool]:
         """Return (key, value) of all rows, or (instance, None); and whether all see the same.
 
-        One SELECT.
+        One SELECT, and another one where a row holds what its column cannot give: there its value,
+        or the None, is an `Unreadable`.
 
         :param inside: whether the connection is in a transaction
         :param instances: return instances
 
         """
+        try:
+            return self._all(connection, inside, instances)
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+        rows = self._rows(connection)
+        read = self.instances_as_they_stand if instances else self.pairs_as_they_stand
+        # In a transaction: for it alone, which is right whatever it has done.
+        return read(connection, rows), not inside
+
+    def _all(
+        self, connection: Any, inside: bool, instances: bool
+    ) -> tuple[list[tuple[Any, Any]], bool]:
         rows = self._rows(connection)
         names = [self._key, self._value]
         tells = inside and connection.vendor == "postgresql"
@@ -94,6 +109,46 @@ class ModelRows:
         if not tells:
             return found, not inside
         return [row[:2] for row in found], bool(found) and not found[0][2]
+
+    def instances_as_they_stand(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
+        """Return (instance, None), or (instance, `Unreadable`), whatever the values are."""
+        read = reader(self._value_column.field, connection)
+        rows = rows.defer(self._value).annotate(durabledict_value=as_it_stands(self._value))
+        with text_of_any_bytes(connection):
+            instances = list(rows)
+        found: list[tuple[Any, Any]] = []
+        for instance in instances:
+            value = read(instance.durabledict_value)
+            del instance.durabledict_value  # they are the user's
+            if isinstance(value, Unreadable):
+                found.append((instance, value))
+            else:
+                setattr(instance, self._value_column.field.attname, value)
+                found.append((instance, None))
+        return found
+
+    def pairs_as_they_stand(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
+        """Return (key, value), or an `Unreadable` in place of either, whatever the rows hold."""
+        key_of = reader(self._key_column.field, connection)
+        value_of = reader(self._value_column.field, connection)
+        with text_of_any_bytes(connection):
+            stored = list(rows.values_list(as_it_stands(self._key), as_it_stands(self._value)))
+        return [(key_of(key), value_of(value)) for key, value in stored]
+
+    def keyed(
+        self, rows: list[tuple[Any, Any]], instances: bool
+    ) -> tuple[list[tuple[Any, Any]], list[str]]:
+        """Return rows by their keys, or instances, and what is to be said of those without one."""
+        keyed: list[tuple[Any, Any]] = []
+        left_out: list[str] = []
+        for row, value in rows:
+            stored = getattr(row, self._key_column.field.attname) if instances else row
+            found = row if instances and value is None else value
+            try:
+                keyed.append((self._key_column.to_key(stored), found))
+            except ValueError as error:
+                left_out.append(str(error))
+        return keyed, left_out
 
     def changed(
         self, rows: list[tuple[Any, Any]], get: Callable[..., Any], held: int
@@ -132,6 +187,8 @@ class ModelRows:
             # A key that is written as something else is not held under that name.
             if new is other or (type(key) is str and key[:1] == "~"):
                 return None
+            if not self._key_column.is_key(key):
+                return None
         added = sum(get(key, MISSING) is MISSING for key in written)
         return written, None if len(rows) - added == held else {key for key, _ in rows}
 
@@ -149,34 +206,44 @@ class ModelRows:
         except (ValueError, TypeError, IndexError):
             return None
 
-    def repeated(
-        self, rows: list[tuple[Any, Any]], to_key: Callable[[Any], Any], instances: bool
-    ) -> set[Any]:
-        """Return the keys that several rows have."""
-        seen: set[Any] = set()
-        twice: set[Any] = set()
-        for one, _ in rows:
-            key = to_key(getattr(one, self._key) if instances else one)
-            (twice if key in seen else seen).add(key)
-        return twice
-
     def fetch(self, connection: Any, key: Any) -> tuple[Any, Any] | None:
-        """Return the payload of a key, and the proof of what was read. One SELECT."""
+        """Return the payload of a key, and the proof of what was read. One SELECT.
+
+        A payload that cannot be read is an `Unreadable`.
+
+        """
         rows = self._rows(connection).filter(**{self._key: key})
-        proof = self._value_column.proof(self._value)
-        for found, value, seen in rows.annotate(durabledict_proof=proof).values_list(
-            self._key, self._value, "durabledict_proof"
-        ):
-            self._require_same(found, key)
+        proven = rows.annotate(durabledict_proof=self._value_column.proof(self._value))
+        try:
+            found = list(proven.values_list(self._key, self._value, "durabledict_proof"))
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+            found = self._fetch_unreadable(connection, rows, error)
+        for stored, value, seen in found:
+            self._require_same(stored, key)
             return value, seen
         return None
+
+    def _fetch_unreadable(self, connection: Any, rows: Any, error: Exception) -> list[Any]:
+        pairs = self.pairs_as_they_stand(connection, rows)
+        unreadable = [(key, value, None) for key, value in pairs if isinstance(value, Unreadable)]
+        if not unreadable:
+            raise error  # it was none of the value's
+        return unreadable
 
     def find(self, connection: Any, key: Any) -> Any:
         """Return the instance of a key, or None; in a transaction it stays as it is meanwhile."""
         rows = self._rows(connection).filter(**{self._key: key})
         if is_in_transaction(connection) and connection.features.has_select_for_update:
             rows = locked(rows, connection)
-        for instance in rows[:1]:
+        try:
+            found = list(rows[:1])
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+            found = list(rows.defer(self._value)[:1])
+        for instance in found:
             self._require_same(getattr(instance, self._key), key)
             return instance
         return None
@@ -187,6 +254,15 @@ class ModelRows:
                 f"key {key!r} is {found!r} to the collation of the column {self._key_column.field}:"
                 " nothing was written; give the column one that tells them apart"
             )
+
+
+def repeated(keyed: list[tuple[Any, Any]]) -> set[Any]:
+    """Return the keys that several rows have."""
+    seen: set[Any] = set()
+    twice: set[Any] = set()
+    for key, _ in keyed:
+        (twice if key in seen else seen).add(key)
+    return twice
 
 
 def locked(rows: Any, connection: Any) -> Any:

@@ -202,7 +202,7 @@ class ModelDict(ModelReads[K, V]):
 
     def depersist(self, key: K) -> Commit[K, V]:
         """Remove one entry through `Model.delete`."""
-        column = self._column_key(key)
+        column = self._column_key(key, new=False)
         with self._writing() as write:
             removed = self._rows.delete(self._connection, column)
         return self._committed(write, {}, [key] if removed else [])
@@ -217,7 +217,7 @@ class ModelDict(ModelReads[K, V]):
     def depersist_many(self, keys: Iterable[K]) -> Commit[K, V] | None:
         """Remove several entries in one transaction; Django sends no signals."""
         gone = list(keys)
-        columns = [self._column_key(key) for key in gone]
+        columns = [self._column_key(key, new=False) for key in gone]
         with self._writing() as write:
             self._rows.delete_many(self._connection, columns)
         return self._committed(write, {}, gone)

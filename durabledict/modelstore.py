@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,8 @@ from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, Missing
 from .locks import LEASE, Lease
 from .modelcolumns import KeyColumn, ValueColumn
+from .modeldamage import Unreadable
+from .modelrows import repeated
 from .modeltransactions import Block, is_in_transaction
 from .modelwrites import WrittenRows
 from .stamps import CacheStamp, Write
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelStore", "database_name", "runs_event_loop"]
 
+logger = logging.getLogger("durabledict.models")
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -43,9 +48,9 @@ class ModelStore(DurableDict[K, V]):
     """A dict that can tell its stamp and load its rows; see `ModelDict`."""
 
     __slots__ = (
-        "_blocks", "_cache_key", "_given_cache", "_key_column", "_place", "_return_instances",
-        "_rows", "_stamps", "_value_column", "_verify", "key_col", "manager", "model", "using",
-        "value_col",
+        "_blocks", "_cache_key", "_given_cache", "_key_column", "_left_out", "_place",
+        "_return_instances", "_rows", "_stamps", "_value_column", "_verify", "key_col", "manager",
+        "model", "using", "value_col",
     )  # fmt: skip
 
     _loads_at_once = False  # rule 3.6
@@ -76,6 +81,7 @@ class ModelStore(DurableDict[K, V]):
         self._rows = WrittenRows(
             self.model, self.manager, self._scope(), self._key_column, self._value_column
         )
+        self._left_out: set[str] = set()  # what was said of rows that stand under no key
         self._return_instances = bool(return_instances)
         self._given_cache = cache
         self._cache_key = cache_key
@@ -227,22 +233,44 @@ class ModelStore(DurableDict[K, V]):
             beside.close()
 
     def _decoded_rows(self, rows: list[tuple[Any, Any]]) -> dict[Any, Any]:
-        to_key = self._key_column.to_key
-        entries: dict[Any, Any] | None = None
-        if self._return_instances:
-            name = self._key_column.field.attname
-            entries = {to_key(getattr(row, name)): row for row, _ in rows}
-        elif self._value_column.is_text and self._value_column.decodable_quickly(self.encoding):
-            entries = self._rows.pickles(rows, to_key, decode_all)
-        if entries is None:
-            to_payload = self._value_column.to_payload
-            entries = self._decode_all([(to_key(key), to_payload(value)) for key, value in rows])
-        if len(entries) < len(rows):
-            for key in self._rows.repeated(rows, to_key, self._return_instances):
+        quick = self._value_column.is_text and self._value_column.decodable_quickly(self.encoding)
+        if quick and not self._return_instances:
+            entries = self._rows.pickles(rows, self._key_column.to_key, decode_all)
+            if entries is not None and len(entries) == len(rows):
+                return entries
+        keyed, left_out = self._rows.keyed(rows, self._return_instances)
+        self._log_left_out(left_out)
+        entries = self._decoded(keyed)
+        if len(entries) < len(keyed):
+            for key in repeated(keyed):
                 entries[key] = Undecodable(
                     DecodingError(f"the value of key {key!r} cannot be told: several rows have it")
                 )
         return entries
+
+    def _decoded(self, keyed: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Return the entries of what stands under each key: a value's payload, or an instance."""
+        if self._return_instances:
+            entries = dict(keyed)
+        else:
+            to_payload = self._value_column.to_payload
+            entries = self._decode_all(
+                [
+                    (key, to_payload(found))
+                    for key, found in keyed
+                    if not isinstance(found, Unreadable)
+                ]
+            )
+        for key, found in keyed:
+            if isinstance(found, Unreadable):
+                entries[key] = _undecodable(key, found)
+        return entries
+
+    def _log_left_out(self, texts: list[str]) -> None:
+        """Tell once of each row that stands under no key."""
+        told, self._left_out = self._left_out, set(texts)
+        for text in sorted(self._left_out - told):
+            logger.warning("a row is left out of the local copy: %s", text)
 
     def _encodings(self) -> tuple[Any, Any]:
         column = self._value_column
@@ -251,14 +279,16 @@ class ModelStore(DurableDict[K, V]):
     def _canonical(self, key: Any) -> Any:
         return self._key_column.canonical(key)
 
-    def _column_key(self, key: K) -> Any:
-        return self._key_column.to_column(key, self._connection)
+    def _column_key(self, key: K, *, new: bool = True) -> Any:
+        return self._key_column.to_column(key, self._connection, new=new)
 
     def _fetch(self, key: K) -> tuple[V | Missing | Undecodable, Any]:
         row = self._rows.fetch(self._connection, self._column_key(key))
         if row is None:
             return MISSING, MISSING
         payload, proof = row
+        if isinstance(payload, Unreadable):
+            return _undecodable(key, payload), proof
         return self._decode(self._value_column.to_payload(payload), key), proof
 
     def _is_of_cache(self, error: Exception) -> bool:
@@ -326,6 +356,12 @@ def database_name(connection: Any) -> object:
     if connection.vendor == "sqlite" and not str(name).startswith(("file:", ":memory:")):
         return os.path.abspath(name)
     return name
+
+
+def _undecodable(key: Any, found: Unreadable) -> Undecodable:
+    error = DecodingError(f"the value of key {key!r} cannot be read: {found!r}")
+    error.__cause__ = found.error
+    return Undecodable(error)
 
 
 def _may_be_behind(connection: Any) -> bool:

@@ -19,6 +19,7 @@ from django.db import (
 from django.db.models.expressions import Expression
 
 from .errors import MISSING
+from .modeldamage import is_of_value
 from .modelrows import ModelRows, locked
 from .modeltransactions import is_in_transaction
 
@@ -193,9 +194,7 @@ class WrittenRows(ModelRows):
             if connection.features.has_select_for_update:
                 rows = locked(rows, connection)
             to_payload = self._value_column.to_payload
-            stored = {
-                key: to_payload(value) for key, value in rows.values_list(self._key, self._value)
-            }
+            stored = {key: to_payload(value) for key, value in self._pairs(connection, rows)}
             written = {
                 key: payload
                 for key, payload in payloads.items()
@@ -206,6 +205,16 @@ class WrittenRows(ModelRows):
             self._save_many(connection, written)
             self._delete_many(connection, removed)
         return list(written), removed
+
+    def _pairs(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
+        """Return what stands in both columns of the rows that have a key."""
+        try:
+            pairs = list(rows.values_list(self._key, self._value))
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+            pairs = self.pairs_as_they_stand(connection, rows)
+        return [pair for pair in pairs if self._key_column.is_key(pair[0])]
 
     def _take_write_lock(self, connection: Any) -> None:
         table = connection.ops.quote_name(self._model._meta.db_table)

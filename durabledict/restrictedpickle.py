@@ -21,7 +21,8 @@ classes that are written in C, such as dates; and that have too few tuples to be
 in Python loads the others, and takes several times as long.
 
 Nothing bounds the memory that a payload takes while it is loaded: ten bytes can say "remember this
-as number 400,000,000".
+as number 400,000,000". Nor the time: a tuple that holds another one twice, and that the next one
+twice, is hashed in a time that doubles with each level. Who has to expect that, signs.
 
 """
 
@@ -66,7 +67,7 @@ class RestrictedPickleEncoding(BaseEncoding):
     durabledict.errors.DecodingError: not among the allowed classes: add 'uuid.UUID' to allow=[...]
 
     The constructor and `__setstate__` of an allowed class do run, with arguments from the payload.
-    What a payload can make a reader allocate is not bounded.
+    What a payload can make a reader allocate, and how long it can keep it busy, is not bounded.
 
     :param allow: classes, or their names as in ``"package.module.Class"``, which are imported
         when a payload needs them. A name allows exactly what it names, be it a function: allow

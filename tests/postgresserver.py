@@ -242,6 +242,13 @@ class PostgresServer(Server):
             cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description is not None else []
 
+    def back_up(self, folder: Path) -> None:
+        """Copy the cluster, which may be at work, to a new folder that can take its place."""
+        command: list[str | Path] = [_binaries() / "pg_basebackup", "--pgdata", folder]
+        command += ["--host", HOST, "--port", str(self.port), "--username", USER]
+        command += ["--checkpoint", "fast", "--wal-method", "stream", "--no-sync"]
+        subprocess.run(command, cwd=self.folder, check=True, **_user_options())
+
     def create_database(self, name: str) -> None:
         self.sql(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 

@@ -291,6 +291,19 @@ class TestPostgres:
             assert server.sql("SELECT i FROM t") == [(1,)]
         assert segments() <= unused
 
+    def test_a_backup_takes_the_place_of_its_data(self) -> None:
+        with PostgresServer() as server:
+            server.sql("CREATE TABLE rows (number INTEGER)")
+            server.sql("INSERT INTO rows VALUES (1)")
+            backup = server.folder / "backup"
+            server.back_up(backup)
+            server.sql("INSERT INTO rows VALUES (2)")
+            server.kill()
+            shutil.rmtree(server.data)
+            backup.rename(server.data)
+            server.start()
+            assert server.sql("SELECT number FROM rows") == [(1,)]
+
     def test_its_own_process_killed_it_starts_again(self) -> None:
         """The others have to notice that, and to end, before it can."""
         unused = segments()

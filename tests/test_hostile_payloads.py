@@ -1,4 +1,7 @@
-"""Payloads that others wrote: each harms its own key at most, and nothing of it is executed."""
+"""Payloads that others wrote: each harms its own key at most, and nothing of it is executed.
+
+docs/internals.rst, rules 6.1 and 6.2.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pickle
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -173,6 +176,25 @@ def test_tuples_of_the_tuple_opcode_are_counted_too() -> None:
     deep = b"\x80\x05" + b"(" * 20_000 + b")" + b"t" * 20_000 + b"."
     with pytest.raises(DecodingError, match="deep"):
         RestrictedPickleEncoding().decode(deep)
+
+
+def test_a_deep_tuple_beside_a_shallow_one_is_deep() -> None:
+    deep = b"\x80\x05)" + b"N\x85\x86" * 20_000 + b"."
+    with pytest.raises(DecodingError, match="deep"):
+        RestrictedPickleEncoding().decode(deep)
+
+
+class Box(NamedTuple):
+    inside: Any
+
+
+def test_tuples_within_objects_that_are_tuples_are_counted_too() -> None:
+    name = b"\x8c%c%b\x8c\x03Box\x93" % (len(__name__), __name__.encode())
+    # What was made last, in a Box of its own, and so on.
+    level = b"q\x010h\x00h\x01\x85R"
+    deep = b"\x80\x05" + name + b"q\x000N" + level * 6_000 + b"."
+    with pytest.raises(DecodingError, match="deep"):
+        RestrictedPickleEncoding(allow=[Box]).decode(deep)
 
 
 def test_many_tuples_that_are_not_deep_are_loaded() -> None:

@@ -1,6 +1,7 @@
 """What others write into the stores themselves, past the library: one key is harmed at most.
 
-Real stores, written by their own drivers: SQLite, Redis, ZooKeeper.
+Real stores, written by their own drivers: SQLite, Redis, ZooKeeper. docs/internals.rst, rules 6.3
+and 6.4.
 """
 
 from __future__ import annotations

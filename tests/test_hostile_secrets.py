@@ -1,4 +1,7 @@
-"""Secrets show in no message, log line or `repr`; files have the rights that the umask leaves."""
+"""Secrets show in no message, log line or `repr`; files have the rights that the umask leaves.
+
+docs/internals.rst, rule 6.5.
+"""
 
 from __future__ import annotations
 

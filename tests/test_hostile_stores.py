@@ -1,4 +1,7 @@
-"""Cells, names, replies, stamps and records that others wrote where Stores and regions look."""
+"""Cells, names, replies, stamps and records that others wrote where Stores and regions look.
+
+docs/internals.rst, rules 6.1, 6.3 and 6.4.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
+from .proof import disks
 from .proof.allbackends import BACKENDS
 from .proof.bugs import BUGS
 from .proof.processes import Part
@@ -32,6 +36,27 @@ def test_nothing_is_violated(backend: str) -> None:
     assert report[0].startswith(f"{result.backend}: {result.history.calls} operations")
     for name, number in result.faults.items():
         assert any(f"{number} x {name} (" in line for line in report)
+
+
+def test_a_full_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def look(_: float) -> None:
+        with (
+            pytest.raises(OSError, match="No space left") as refused,
+            tmp_path.joinpath("more").open("wb", buffering=0) as file,
+        ):
+            file.write(bytes(1))
+        found.append(refused.value.errno)
+
+    with disks.small_disk(tmp_path) as mounted:
+        if not mounted:
+            pytest.skip("no file system may be mounted here")
+        monkeypatch.setattr("tests.proof.disks.time.sleep", look)
+        disks.fill_disk(tmp_path)
+        assert found == [errno.ENOSPC]
+        (tmp_path / "more").write_bytes(bytes(1 << 20))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -48,6 +48,15 @@ EXPLAINED = {
         r("b", 8, 9),
         r(ABSENT, 10, 11),
     ],
+    "a removal that raised is left for later": [
+        w("a", 0, 2),
+        w(ABSENT, 1, 4.5),
+        w(ABSENT, 0, certain=False),
+        r(ABSENT, 3, 4),
+        w("b", 5, 6),
+        r("b", 6.5, 6.8),
+        r(ABSENT, 7, 8),
+    ],
 }
 
 NOT_EXPLAINED = {
@@ -292,10 +301,33 @@ def test_in_the_new_epoch_nothing_is_lost(told: Told) -> None:
     assert told.kinds() == {STALE}
 
 
+def test_in_the_new_epoch_its_own_writes_have_an_order(told: Told) -> None:
+    told.fault(4, 5, loses=True)
+    told.write(6, 7, {"a": "1"})
+    told.write(8, 9, {"a": "2"})
+    told.read(10, 11, {"a": "1"})
+    assert told.kinds() == {STALE}
+
+
 def test_a_value_of_no_epoch(told: Told) -> None:
     told.fault(4, 5, loses=True)
     told.read(6, 7, {"a": "?"}, as_of=None)
     assert told.kinds() == {NOBODYS}
+
+
+def test_a_value_that_is_seen_before_it_is_written(told: Told) -> None:
+    told.read(0, 1, {"a": "1"}, as_of=None)
+    told.write(2, 3, {"a": "1"})
+    assert told.kinds() == {NOBODYS}
+
+
+def test_a_reader_that_promises_nothing_may_show_what_was_lost_and_then_not(told: Told) -> None:
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 3, {"a": "2"})
+    told.fault(4, 5, loses=True)
+    told.read(6, 7, {"a": "2"}, as_of=None)
+    told.read(8, 9, {"a": "1"}, as_of=None)
+    assert told.kinds() == set()
 
 
 def test_a_write_under_way_at_the_fault_may_arrive_after_it(told: Told) -> None:
@@ -317,6 +349,25 @@ def test_while_reads_promise_less_they_may_be_old(told: Told) -> None:
     assert told.kinds() == {STALE}
 
 
+def test_a_read_that_began_while_reads_promise_less_may_be_old(told: Told) -> None:
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 3, {"a": "2"})
+    told.fault(4, 7, blind=True)
+    told.read(6, 8, {"a": "1"})
+    assert told.kinds() == set()
+
+
+def test_a_fault_that_loses_belongs_to_no_epoch(told: Told) -> None:
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 3, {"a": "2"})
+    told.fault(4, 9, loses=True)
+    told.read(5, 5.5, {"a": "1"}, "one")
+    told.read(6, 6.5, {"a": "2"}, "two")
+    told.read(7, 7.5, {"a": "1"}, "three")
+    told.read(10, 11, {"a": "1"}, "one")
+    assert told.kinds() == set()
+
+
 def test_what_was_acknowledged_is_seen_where_no_more_is_promised(told: Told) -> None:
     told.of("main").promise("acknowledged")
     told.write(0, 1, {"a": "1"})
@@ -333,6 +384,78 @@ def test_what_was_acknowledged_is_seen_where_no_more_is_promised(told: Told) -> 
     assert told.kinds() == {STALE}
     told.store(19, {})
     assert told.kinds() == {STALE, LOST}
+
+
+def test_a_write_that_ends_during_a_read_need_not_be_seen(told: Told) -> None:
+    told.of("main").promise("acknowledged")
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 5, {"a": "2"})
+    told.read(4, 6, {"a": "1"})
+    assert told.kinds() == set()
+
+
+def test_a_removal_that_began_after_the_read_explains_nothing(told: Told) -> None:
+    told.of("main").promise("acknowledged")
+    told.write(0, 1, {"a": "1"})
+    told.read(2, 3, {"a": None})
+    told.write(4, 5, {"a": None}, kind="delete")
+    assert told.kinds() == {STALE}
+
+
+def test_what_began_last_counts_and_not_what_ended_last(told: Told) -> None:
+    told.of("main").promise("acknowledged")
+    told.write(0, 1.5, {"a": "1"})
+    told.write(0, 5, {"a": "2"}, "long")
+    told.write(2, 3, {"a": "3"})
+    told.read(6, 7, {"a": "2"}, "one")  # it may have been done after the third
+    assert told.kinds() == set()
+    told.read(6, 7, {"a": "1"}, "other")
+    assert told.kinds() == {STALE}
+
+
+@pytest.mark.parametrize("promise", ["linearizable", "acknowledged", "cached"])
+def test_a_cache_may_go_back_while_it_promises_less(told: Told, promise: str) -> None:
+    told.of("main").promise(promise)
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 3, {"a": "2"})
+    told.fault(4, 9, blind=True)
+    told.read(5, 6, {"a": "2"})
+    told.read(7, 8, {"a": "1"})
+    assert told.kinds() == (set() if promise == "cached" else {BACK})
+    told.read(10, 11, {"a": "2"}, "other")
+    told.read(12, 13, {"a": "1"}, "other")
+    assert told.kinds() == {STALE, BACK}
+
+
+def test_what_a_cache_showed_before_it_promised_less_is_forgotten(told: Told) -> None:
+    told.of("main").promise("cached")
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 20, {"a": "2"}, "slow")
+    told.read(3, 4, {"a": "2"})
+    told.fault(5, 9, blind=True)
+    told.read(6, 7, {"a": "1"})
+    told.read(10, 11, {"a": "1"})  # the second is not acknowledged yet
+    assert told.kinds() == set()
+
+
+@pytest.mark.parametrize("promise", ["linearizable", "acknowledged", "cached"])
+def test_a_write_that_raised_may_arrive_after_a_later_one(told: Told, promise: str) -> None:
+    told.of("main").promise(promise)
+    told.write(0, 1, {"a": "1"}, outcome="maybe")
+    told.write(2, 3, {"a": "2"}, "other")
+    told.read(4, 5, {"a": "2"})
+    told.read(6, 7, {"a": "1"})
+    told.store(8, {"a": "1"})
+    assert told.kinds() == set()
+
+
+def test_a_write_that_raised_may_arrive_after_a_fault_that_loses(told: Told) -> None:
+    told.write(0, 1, {"a": "1"})
+    told.write(2, 3, {"a": "2"}, "other", outcome="maybe")
+    told.fault(4, 5, loses=True)
+    told.read(6, 7, {"a": "1"})
+    told.read(8, 9, {"a": "2"})
+    assert told.kinds() == set()
 
 
 def test_a_reader_that_promises_nothing_never_goes_back(told: Told) -> None:
@@ -368,6 +491,21 @@ def test_a_number_that_nobody_added(told: Told) -> None:
     assert told.kinds() == set()
 
 
+def test_a_first_addition_that_gives_the_second_number(told: Told) -> None:
+    told.add(0, 1, 2)
+    assert told.kinds() == {SUMS}
+
+
+def test_an_addition_of_the_last_epoch_leaves_no_gap_in_the_next(told: Told) -> None:
+    told.add(0, 1, 1)
+    told.add(1, 2, 2)
+    told.add(2, 3, 3)
+    told.fault(4, 5, loses=True)
+    told.add(6, 7, 2)
+    told.add(8, 9, 4)
+    assert told.kinds() == {SUMS}
+
+
 def test_an_addition_that_was_done_twice_at_the_end(told: Told) -> None:
     told.add(0, 1, 1)
     told.store(4, {COUNTER: 2})
@@ -392,6 +530,14 @@ def test_a_copy_that_differs_from_the_store(told: Told) -> None:
     told.store(4, {"a": "1"})
     told.of("r").copy(2, {"a": "1", "b": "2"})
     assert told.kinds() == {COPIES}
+
+
+def test_each_copy_is_compared_with_what_the_store_held_then(told: Told) -> None:
+    for phase in (2, 5):
+        told.write(phase * 10, phase * 10 + 1, {"a": f"{phase}"})
+        told.store(phase * 10 + 5, {"a": f"{phase}"}, phase)
+        told.of("r").copy(phase, {"a": f"{phase}"})
+    assert told.kinds() == set()
 
 
 def test_an_error_that_is_no_outage(told: Told) -> None:

@@ -19,6 +19,13 @@ class Plain(models.Model):
     value: Column = models.TextField()
 
 
+class Loose(models.Model):
+    """Columns that hold NULL, too."""
+
+    key: Column = models.CharField(max_length=100, unique=True, null=True)
+    value: Column = models.TextField(null=True)
+
+
 class PlainProxy(Plain):
     """Another class for the same rows."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .backends import Backend, RedisBackend, ReplicaBackend, SqliteBackend
-from .chain import ChainBackend
+from .chain import ChainBackend, SqlChainBackend
 from .manyservers import DjangoBackend, ZookeeperBackend
 
 __all__ = ["BACKENDS"]
@@ -15,6 +15,7 @@ _ALL: tuple[type[Backend], ...] = (
     DjangoBackend,
     ZookeeperBackend,
     ChainBackend,
+    SqlChainBackend,
 )
 
 BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in _ALL}

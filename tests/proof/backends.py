@@ -23,6 +23,7 @@ from ..redisservers import RedisServer
 from ..servers import HOST, wait_until
 from ..tcpproxy import TcpProxy, each_chunk
 from .clients import KEYSPACE
+from .disks import fill_disk, small_disk
 from .faults import Kind, limited_files, of_connections, of_processes, of_server, stopped
 from .processes import Part, Workers
 
@@ -102,7 +103,9 @@ class SqliteBackend(Backend):
     name = "sqlite"
 
     def start(self) -> None:
-        self.path = self.folder() / "proof.sqlite"
+        folder = self.folder()
+        self.disk = self.stack.enter_context(small_disk(folder))
+        self.path = folder / "proof.sqlite"
         self.backup = self.path.with_name("backup.sqlite")
 
     def place(self) -> dict[str, Any]:
@@ -121,6 +124,8 @@ class SqliteBackend(Backend):
     def faults(self, workers: Workers, random: Random) -> Iterator[Kind]:
         yield from of_processes(workers, random)
         yield Kind("no file can grow", limited_files(workers, 100_000))
+        if self.disk:
+            yield Kind("the disk is full", lambda: fill_disk(self.path.parent))
         yield Kind("a checkpoint", lambda: self._execute("PRAGMA wal_checkpoint(TRUNCATE)"))
         yield Kind("a vacuum", lambda: self._execute("VACUUM"))
         yield Kind("the log of changes is emptied", self._forget_commits)

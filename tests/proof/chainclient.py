@@ -28,30 +28,35 @@ class Entry:
 
 
 class ChainMapping:
-    """What the processes do with a dict, done with a chain."""
+    """What the processes do with a dict, done with a chain.
+
+    :param kind: the class of the objects
+
+    """
 
     stale_since = None
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, kind: Any = Entry) -> None:
         self.store = store
+        self.kind = kind
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.store.put(Entry(key, value))
+        self.store.put(self.kind(key=key, value=value))
 
     def update(self, entries: Mapping[str, Any]) -> None:
-        self.store.batch_put([Entry(key, value) for key, value in entries.items()])
+        self.store.batch_put([self.kind(key=key, value=value) for key, value in entries.items()])
 
     def pop(self, key: str, default: Any) -> Any:
-        self.store.delete(Entry(key, None))
+        self.store.delete(self.kind(key=key, value=None))
         return default
 
     def get(self, key: str) -> Any:
-        found = self.store.get(Entry, {"key": key})
+        found = self.store.get(self.kind, {"key": key})
         return None if found is None else found.value
 
     def copy(self) -> dict[str, Any]:
         keys = [*KEYS, *BALLAST]
-        found = self.store.batch_get(Entry, [{"key": key} for key in keys])
+        found = self.store.batch_get(self.kind, [{"key": key} for key in keys])
         return {entry.key: entry.value for entry in found if entry is not None}
 
     def sync(self) -> bool:

@@ -129,4 +129,8 @@ def client_of(backend: str, place: dict[str, Any]) -> Client:
         from .chainclient import ChainClient  # which is none of a dict, and made of several
 
         return ChainClient(place)
+    if backend == "sqlchain":
+        from .sqlchainclient import SqlChainClient
+
+        return SqlChainClient(place)
     return _CLIENTS[backend](place)

@@ -144,13 +144,15 @@ class _Search:
 
     def run(self, initial: object) -> Failure | None:
         states = [_State(0, frozenset(), initial, 0)]
-        known: set[tuple[int, frozenset[int], object, int]] = set()
+        known: set[tuple[int, frozenset[int], int]] = set()
         while states:
             state = states.pop()
             candidates = self._place_reads(state)
             if not candidates:
                 return None
-            identity = (state.low, state.more, state.value, state.removed)
+            # Not what the key holds: whatever may be next sees something else, or writes. (Among
+            # the candidates is the one that ends first, which all that is left has to wait for.)
+            identity = (state.low, state.more, state.removed)
             if identity in known:
                 continue
             known.add(identity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from ..zookeeperproxy import ZookeeperProxy
 from ..zookeeperservers import Ensemble, started
 from .backends import Backend
 from .clients import KEYSPACE
+from .disks import copy_folder
 from .faults import Kind, of_connections, of_processes, of_server
 from .processes import ROOT, Part, Workers
 
@@ -75,6 +77,8 @@ class ZookeeperBackend(Backend):
             Kind("the leader is stopped until another leads", lambda: self._depose(random)),
             Kind("two servers are killed, and started again", lambda: self._kill_two(random)),
             Kind("a session expires", lambda: self._expire(workers, random)),
+            # Its new leader counts from a higher number than any that was seen: clients stay.
+            Kind("an older backup is restored", self._restore, loses=True),
         ]
         for kind in own:
             kind.strike = partial(self._until_quorum, kind.strike)
@@ -98,6 +102,18 @@ class ZookeeperBackend(Backend):
             server.kill()
         time.sleep(random.choice([0.0, 1.0]))
         for server in both:
+            server.start()
+
+    def _restore(self) -> None:
+        servers = self.ensemble.servers
+        for server in servers:
+            copy_folder(server.data, server.folder / "backup")
+        time.sleep(0.7)  # what is written now will be lost
+        for server in servers:
+            server.kill()
+        for server in servers:
+            shutil.rmtree(server.data)
+            (server.folder / "backup").rename(server.data)
             server.start()
 
     def _expire(self, workers: Workers, random: Random) -> None:
@@ -168,6 +184,7 @@ class DjangoBackend(Backend):
             *of_connections("memcached", [self.to_memcached], random, **untold),
             Kind("all stamps are flushed", self.memcached.flush),
             Kind("the stamp is evicted", self._evict),
+            Kind("an older backup is restored", self._restore, loses=True),
             # Which is found out by the next write, or after `verify` seconds.
             Kind("the stamp is set back", self._rewind, blind=True, grace=self.verify),
         ]
@@ -184,6 +201,18 @@ class DjangoBackend(Backend):
         client = self.memcached.client()
         client.delete(self._stamp)
         client.close()
+
+    def _restore(self) -> None:
+        """Put a backup back, and say so, as after each write past the dict."""
+        server = self.postgres
+        backup = server.folder / "backup"
+        server.back_up(backup)
+        time.sleep(0.7)  # what is written now will be lost
+        server.kill()
+        shutil.rmtree(server.data)
+        backup.rename(server.data)
+        server.start()
+        self._evict()
 
     def _rewind(self) -> None:
         client = self.memcached.client()
