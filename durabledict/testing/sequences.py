@@ -22,7 +22,8 @@ class SequenceTests(SuiteBase):
         from hypothesis.stateful import run_state_machine_as_test
 
         examples, steps = self.sequences
-        run_state_machine_as_test(
+        run: Any = run_state_machine_as_test  # which older releases have no types for
+        run(
             _machine(self, autosync),
             settings=settings(
                 max_examples=examples,

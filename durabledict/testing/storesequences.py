@@ -60,7 +60,8 @@ def run_sequences(suite: StoreSuite) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     examples, steps = suite.sequences
-    run_state_machine_as_test(
+    run: Any = run_state_machine_as_test  # which older releases have no types for
+    run(
         _machine(suite),
         settings=settings(
             max_examples=examples,
