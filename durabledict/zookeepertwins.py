@@ -11,6 +11,8 @@ def twin(client: KazooClient) -> KazooClient:
     """Return a client with the same settings, not started."""
     # Where kazoo has no public name for a setting, and no copy of a client.
     connection = vars(client).get("_connection")
+    # kazoo 2.9 does not look at host names yet.
+    newer = {name: vars(client)[name] for name in ("check_hostname",) if name in vars(client)}
     return KazooClient(
         hosts=hosts_of(client) + client.chroot,
         timeout=float(vars(client).get("_session_timeout", 10_000)) / 1000,
@@ -29,7 +31,7 @@ def twin(client: KazooClient) -> KazooClient:
         ca=client.ca,
         use_ssl=client.use_ssl,
         verify_certs=client.verify_certs,
-        check_hostname=client.check_hostname,
+        **newer,
     )
 
 

@@ -518,7 +518,7 @@ def ask_wsgi(address: str) -> str:
     from django.test import RequestFactory
 
     environ = RequestFactory().get(address).environ
-    answer = get_wsgi_application()(environ, lambda *_: None)
+    answer = get_wsgi_application()(environ, lambda *_: lambda _: None)
     try:
         return b"".join(answer).decode()
     finally:

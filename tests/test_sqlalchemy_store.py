@@ -271,7 +271,8 @@ def test_it_is_merged_at_once_where_the_session_is_known(
     assert first.nick == "changed here"
     sessions.remove()
     loose = SqlAlchemyStore(engine=engine, merge_into=lambda: None)
-    assert inspect(loose.get(User, {"id": 1})).detached
+    held: Any = loose.get(User, {"id": 1})
+    assert inspect(held).detached
 
 
 # -- puts -----------------------------------------------------------------------------------------

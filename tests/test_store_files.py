@@ -93,6 +93,23 @@ def test_threads_put_and_delete_the_same_file(tmp_path: Path) -> None:
     assert store.get(Thing, {"id": 1}) is None
 
 
+def test_a_file_that_somebody_else_deletes_first_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The `pop` of an older fsspec raises KeyError then, whatever its default."""
+    store, other = ShoveStore(uri=str(tmp_path)), ShoveStore(uri=str(tmp_path))
+    store.put(Thing(1))
+    remove = store._remove
+
+    def remove_after_another(name: str) -> None:
+        other._remove(name)
+        remove(name)
+
+    monkeypatch.setattr(store, "_remove", remove_after_another)
+    store.delete(Thing(1))
+    assert store.get(Thing, {"id": 1}) is None
+
+
 def test_a_zip_is_read_and_a_new_one_written(tmp_path: Path) -> None:
     folder = ShoveStore(uri=str(tmp_path / "folder"))
     folder.batch_put([Thing(1), Thing(2, name="y")])

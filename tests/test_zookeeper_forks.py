@@ -511,3 +511,14 @@ def test_a_childs_client_has_the_same_hosts(hosts: str, chroot: str) -> None:
     client = KazooClient(hosts + chroot)
     same = twin(client)
     assert (same.hosts, same.chroot) == (client.hosts, client.chroot)
+
+
+def test_a_childs_client_checks_host_names_where_kazoo_can() -> None:
+    client = KazooClient()
+    if "check_hostname" not in vars(client):
+        assert twin(client).hosts == client.hosts  # kazoo 2.9: nothing to take over
+        return
+    client.check_hostname = True
+    assert twin(client).check_hostname is True
+    del client.check_hostname
+    assert twin(client).check_hostname is False

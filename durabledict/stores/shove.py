@@ -97,7 +97,12 @@ class ShoveStore(BaseDictionaryStore):
             self._mapping[name] = cell
 
     def _remove(self, name: str) -> None:
-        self._mapping.pop(self._short(name), None)
+        try:
+            self._mapping.pop(self._short(name), None)
+        except KeyError:
+            # Somebody else was quicker: an older fsspec takes a default of None for none at all.
+            # Not `del`: fsspec's makes a KeyError of any failure; pop() reads first, and tells.
+            pass
 
     def _short(self, name: str) -> str:
         if self._files is None or len(name.rpartition("/")[2]) <= LONGEST:

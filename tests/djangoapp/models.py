@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from django.db import models
 
@@ -94,7 +94,7 @@ class Stamped(models.Model):
     value: Column = models.TextField()
     hidden: Column = models.BooleanField(default=False)
 
-    objects: models.Manager[Stamped] = models.Manager()
+    objects: ClassVar[models.Manager[Stamped]] = models.Manager()
 
 
 class Measured(models.Model):
