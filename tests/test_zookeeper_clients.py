@@ -939,9 +939,9 @@ def test_a_znode_that_may_not_be_read_harms_itself_only(
                         each["secret"]
                     assert isinstance(caught.value.__cause__, NoAuthError)
                 for write in (
-                    lambda: each.pop("secret"),  # noqa: B023
-                    lambda: each.compute("secret", lambda value: value),  # noqa: B023
-                    lambda: each.compare_and_set("secret", 1, 2),  # noqa: B023
+                    lambda: each.pop("secret"),
+                    lambda: each.compute("secret", lambda value: value),
+                    lambda: each.compare_and_set("secret", 1, 2),
                 ):
                     with pytest.raises((DecodingError, NoAuthError)):
                         write()

@@ -127,13 +127,13 @@ def test_sessions_expire_under_load(
                 # Else its server, from which another takes the session over, would leave out the
                 # answer to what is on its way, and go on with the next: kazoo does not take that.
                 cut_off(proxy)
-                wait_until(lambda: not client.connected, "it is cut off")  # noqa: B023
+                wait_until(lambda: not client.connected, "it is cut off")
                 with started(KazooClient(hosts=ensemble.hosts, client_id=identity, timeout=9)):
                     pass
                 assert identity[0] not in ensemble.leader().sessions()
                 proxy.mend()
                 wait_until(
-                    lambda: client.client_id not in (None, identity),  # noqa: B023
+                    lambda: client.client_id not in (None, identity),
                     "it has a new session",
                 )
 
@@ -547,7 +547,7 @@ def test_a_client_that_moves_to_a_follower_that_lags_never_reads_backwards(
             wait_until(readers.lost, "they have noticed")
             asked = connection_requests(lag.server)
             for number in range(1, 4):
-                wait_until(lambda: connection_requests(lag.server) >= asked + number, "refused")  # noqa: B023
+                wait_until(lambda: connection_requests(lag.server) >= asked + number, "refused")
                 with readers.impatient():
                     readers.check_outage(truth, (*ASKS, "told"))
             lag.end()
@@ -884,7 +884,7 @@ def test_no_batch_sees_half_a_transaction(
                 for number in range(last - burst + 1, last + 1):
                     transact(writer, number)
                 for judge in judges:
-                    wait_until(lambda: last in judge.seen, "it has seen the last one")  # noqa: B023
+                    wait_until(lambda: last in judge.seen, "it has seen the last one")
 
 
 @pytest.mark.long
@@ -898,7 +898,7 @@ def test_no_batch_sees_half_a_transaction_however_many_there_are(
             for number in range(1, 5001):
                 transact(writer, number)
             for judge in judges:
-                wait_until(lambda: number in judge.seen, "it has seen the last one")  # noqa: B023
+                wait_until(lambda: number in judge.seen, "it has seen the last one")
             print([len(judge.seen) for judge in judges], "states seen")
 
 

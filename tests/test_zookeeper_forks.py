@@ -70,36 +70,41 @@ def undisturbed(d: Dict, server: ZookeeperServer) -> Iterator[None]:
 
 
 def both_go_on(port: int, path: str) -> None:
-    server = server_at(port)
     for autosync in (True, False, "strict", PATIENCE):
-        d = Dict(f"{path}-{autosync}", server.client(), autosync)
-        d["k"] = 1
-        parents = server.sessions()
-        own = d.connection.client_id[0]
+        goes_on(server_at(port), f"{path}-{autosync}", autosync)
 
-        def child() -> None:
-            for _ in range(2):
-                # What others write is seen, by the very first read as well.
-                with Dict(d.keyspace, server.client()) as other:  # noqa: B023
-                    other["k"] = 2
-                if autosync in (False, PATIENCE):  # noqa: B023
-                    d.sync()  # noqa: B023
-                assert d["k"] == 2  # noqa: B023
-                d["k"] = 1  # noqa: B023
-                everything_works(d)  # noqa: B023
-                d.sync()  # noqa: B023
-            assert len(server.sessions() - parents) == 1  # noqa: B023
-            d.close()  # noqa: B023
-            # Those of children that were killed may have ended meanwhile.
-            assert {own} <= server.sessions() <= parents  # noqa: B023
-            assert threading.active_count() == 1
-            assert d["k"] == 1  # noqa: B023
 
-        with undisturbed(d, server):
-            for _ in range(2):
-                ended_well(fork(child))
+def goes_on(server: ZookeeperServer, path: str, autosync: Any) -> None:
+    d = Dict(path, server.client(), autosync)
+    d["k"] = 1
+    parents = server.sessions()
+    own = d.connection.client_id[0]
+
+    def child() -> None:
+        for is_first in (True, False):
+            with Dict(path, server.client()) as other:
+                other["k"] = 2
+            if autosync in (False, PATIENCE):
+                d.sync()
+            elif autosync is True and not is_first:
+                wait_until(lambda: d["k"] == 2, "the child is told")
+            # What others write is seen, by the very first read as well.
+            assert d["k"] == 2
+            d["k"] = 1
+            everything_works(d)
+            d.sync()
+        assert len(server.sessions() - parents) == 1
         d.close()
+        # Those of children that were killed may have ended meanwhile.
+        assert {own} <= server.sessions() <= parents
+        assert threading.active_count() == 1
         assert d["k"] == 1
+
+    with undisturbed(d, server):
+        for _ in range(2):
+            ended_well(fork(child))
+    d.close()
+    assert d["k"] == 1
 
 
 def many_at_once(port: int, path: str) -> None:
@@ -135,7 +140,7 @@ def many_at_once(port: int, path: str) -> None:
         pids = []
         for child in (parent_of_another, partial(work, "another"), partial(work, "a third")):
             begun = len(turns)
-            wait_until(lambda: len(turns) > begun, "the threads write")  # noqa: B023
+            wait_until(lambda: len(turns) > begun, "the threads write")
             pids.append(fork(child))
         work("parent")
         ended_well(*pids)
@@ -468,13 +473,13 @@ def forked_past_the_hooks(port: int, path: str) -> None:
         def child() -> None:
             with Dict(path, server.client()) as writer:
                 writer["k"] = 2
-            d.sync()  # noqa: B023
-            assert d["k"] == 2  # noqa: B023
-            d["k"] = 1  # noqa: B023
-            everything_works(d)  # noqa: B023
-            other["k"] = 1  # noqa: B023
-            d.close()  # noqa: B023
-            other.close()  # noqa: B023
+            d.sync()
+            assert d["k"] == 2
+            d["k"] = 1
+            everything_works(d)
+            other["k"] = 1
+            d.close()
+            other.close()
 
         with undisturbed(d, server):
             ended_well(fork(child))

@@ -225,7 +225,7 @@ def test_a_changed_value_under_a_watch_is_one_request(asked: Asked) -> None:
         for value in range(5):
             with asked.exactly(getData=1):
                 asked.store.put(**{"7": value})
-                wait_until(lambda: d["7"] == value, "the watch brings it")  # noqa: B023  # at once
+                wait_until(lambda: d["7"] == value, "the watch brings it")
 
 
 def test_a_sync_beside_own_writes_of_another_thread_loads_nothing_anew(asked: Asked) -> None:

@@ -102,8 +102,8 @@ def test_a_server_takes_its_maxbuffer_and_not_a_byte_more(
             transaction = client.transaction()
             transaction.set_data(zookeeper_path, data)
             answer: Any = {
-                "create": lambda: client.create_async(zookeeper_path, data),  # noqa: B023
-                "set": lambda: client.set_async(zookeeper_path, data),  # noqa: B023
+                "create": lambda: client.create_async(zookeeper_path, data),
+                "set": lambda: client.set_async(zookeeper_path, data),
                 "transaction": transaction.commit_async,
             }[operation]()
             if is_taken:

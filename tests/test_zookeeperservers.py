@@ -296,7 +296,7 @@ class TestEnsemble:
         for server in ensemble.servers:
             with started(ensemble.client(first=server)):
                 assert server.connections() == 1
-            wait_until(lambda: server.connections() == 0, "it is gone")  # noqa: B023
+            wait_until(lambda: server.connections() == 0, "it is gone")
         with started(ensemble.client()):
             assert [one.connections() for one in ensemble.servers] == [1, 0, 0]
         assert ensemble.hosts == ",".join(f"{HOST}:{one.port}" for one in ensemble.servers)

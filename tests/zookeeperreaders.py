@@ -182,7 +182,7 @@ class Readers:
         for mode, reader in self.all.items():
             serves = reader.on_outage == "stale"
             if mode == "seconds":
-                wait_until(lambda: reader.checked_age > 0.05, "its time is over")  # noqa: B023
+                wait_until(lambda: reader.checked_age > 0.05, "its time is over")
             if mode in asks and not serves:
                 with pytest.raises(ZookeeperDict.unavailable):
                     reader.copy()

@@ -97,14 +97,14 @@ class ProcessMemoryStore(MemoryEntries):
                 return None
         if found[3] and not self._is_valid(found[3]):
             return None
-        obj = found[0]
+        obj: T = found[0]
         try:
             for name, value in zip(entry[1], entry[2], strict=True):
                 if getattr(obj, name) != value:
                     return None
         except AttributeError:
             return None
-        return obj  # type: ignore[no-any-return]
+        return obj
 
     def batch_get(self, klass: type[T], keys: Iterable[Key]) -> list[T | None]:
         """Return an object or None for each key."""

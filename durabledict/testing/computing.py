@@ -200,7 +200,7 @@ class ComputingTests(SuiteBase):
         def creator() -> str:
             for timeout in (0, 0.01):
                 with raises(TimeoutError, "'k'"):
-                    in_thread(lambda: d.get_or_compute("k", lambda: 1, timeout=timeout))  # noqa: B023
+                    in_thread(lambda: d.get_or_compute("k", lambda: 1, timeout=timeout))
             return "created"
 
         assert d.get_or_compute("k", creator, timeout=0) == "created"

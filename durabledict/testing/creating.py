@@ -46,7 +46,7 @@ class CreatingTests:
         for number, key in enumerate((KEY, {"zone": 1, "name": 2})):
             store = self.open()
             created = Thing(number + 1, name=number + 1, value="created")
-            assert store.get_or_create(Thing, key, lambda: created) == created  # noqa: B023
+            assert store.get_or_create(Thing, key, lambda: created) == created
             for other in (KEY, {"zone": 1, "name": 1}) if not number else (key, {"id": 2}):
                 assert self.reader(store).get(Thing, other) == created
             assert store.get_or_create(Thing, key, lambda: 1 / 0) == created
@@ -55,7 +55,7 @@ class CreatingTests:
         """The lock and what else there was is gone."""
         store = self.open()
         for turn in range(3):
-            made = store.get_or_create(Thing, KEY, lambda: Thing(1, value=turn))  # noqa: B023
+            made = store.get_or_create(Thing, KEY, lambda: Thing(1, value=turn))
             assert made.value == turn
             store.delete(Thing(1))
             assert store.get(Thing, KEY) is None
@@ -72,7 +72,7 @@ class CreatingTests:
         store = self.open()
         for wrong in (Thing(2), Thing("1"), "text", Person):
             with raises(ValueError, "{'id': 1}", "is not that"):
-                store.get_or_create(Thing, KEY, lambda: wrong)  # noqa: B023
+                store.get_or_create(Thing, KEY, lambda: wrong)
         assert store.batch_get(Thing, [KEY, {"id": 2}]) == [None, None]
         assert store.get_or_create(Thing, KEY, lambda: Thing(1)) == Thing(1)
 
@@ -84,11 +84,11 @@ class CreatingTests:
             store.delete(Thing(1))
 
             def creator() -> Thing:
-                calls.append(1)  # noqa: B023
+                calls.append(1)
                 until(lambda: waiting() == THREADS - 1, "all others wait")
                 return Thing(1, value="created")
 
-            found = together(THREADS, lambda: store.get_or_create(Thing, key, creator))  # noqa: B023
+            found = together(THREADS, lambda: store.get_or_create(Thing, key, creator))
             assert found == [Thing(1, value="created")] * THREADS
             assert len(calls) == 1
 
@@ -165,7 +165,7 @@ class CreatingTests:
         def creator() -> Thing:
             for timeout in (0, timedelta(seconds=0.01)):
                 with raises(TimeoutError, "Thing", "{'id': 1}"):
-                    in_thread(lambda: store.get_or_create(Thing, KEY, None, timeout=timeout))  # noqa: B023
+                    in_thread(lambda: store.get_or_create(Thing, KEY, None, timeout=timeout))
             return Thing(1)
 
         assert store.get_or_create(Thing, KEY, creator, timeout=0) == Thing(1)
@@ -238,7 +238,7 @@ class CreatingTests:
         moment = datetime.now(timezone.utc) + timedelta(hours=1)
         for number, lifetime in enumerate((100, timedelta(hours=1), moment)):
             key = {"id": number}
-            store.get_or_create(Thing, key, lambda: Thing(number, name=number), lifetime=lifetime)  # noqa: B023
+            store.get_or_create(Thing, key, lambda: Thing(number, name=number), lifetime=lifetime)
             assert self.reader(store).get(Thing, key) is not None
         store.put(Thing(9))
         assert store.get(Thing, {"id": 9}) is None
@@ -274,7 +274,7 @@ class CreatingTests:
         store = self.open()
         with self.clocks() as clock:
             for turn in range(3):
-                made = store.get_or_create(Thing, KEY, lambda: Thing(1, value=turn), lifetime=10)  # noqa: B023
+                made = store.get_or_create(Thing, KEY, lambda: Thing(1, value=turn), lifetime=10)
                 assert made.value == turn
                 clock.move(9)
                 assert store.get_or_create(Thing, KEY, None).value == turn
@@ -298,7 +298,7 @@ class CreatingTests:
                 if "threads" in getattr(self, "capabilities", ()):
                     for key in (KEY,):
                         meanwhile = in_thread(
-                            lambda: store.get_or_create(Thing, key, lambda: 1 / 0, **options)  # noqa: B023
+                            lambda: store.get_or_create(Thing, key, lambda: 1 / 0, **options)
                         )
                         assert meanwhile.value == "old"
                     with raises(TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..stores.keys import locate
@@ -164,7 +165,7 @@ class GroupTests:
         store = self.open()
         for klass, group in ((Grouped, "zone-1"), (Listed, "listed")):
             for value in range(3):
-                creator = lambda k=klass, v=value: k(1, value=v)  # noqa: E731
+                creator = partial(klass, 1, value=value)
                 assert store.get_or_create(klass, {"id": 1}, creator).value == value
                 assert store.get_or_create(klass, NAME, lambda: None).value == value
                 assert self.reader(store).get(klass, {"id": 1}).value == value
@@ -212,7 +213,7 @@ class GroupTests:
         with self.clocks() as clock:
             store = self.open()
             for group, expected in (("zone-2", "old"), ("zone-1", "new")):
-                old = lambda: Grouped(1, value="old")  # noqa: E731
+                old = partial(Grouped, 1, value="old")
                 store.get_or_create(Grouped, {"id": 1}, old, lifetime=10, serve_expired=True)
                 clock.move(15)
                 store.invalidate_group(group)
