@@ -98,7 +98,7 @@ class DurableDict(WatchedCopy[K, V], Payloads, Generic[K, V]):
         **unknown: NoReturn,  # a type checker refuses any; this says which there are
     ) -> None:
         for name in unknown:
-            known = named_options(type(self).__init__, DurableDict.__init__)
+            known = named_options(type(self), DurableDict)
             raise TypeError(
                 f"{type(self).__name__} has no option {name!r}; there are: {', '.join(known)}"
             )

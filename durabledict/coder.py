@@ -206,7 +206,7 @@ def _is_of(encoding: Any, payload: Any) -> bool:
         return False
     try:
         shaped = _shaped(payload, encoding)
-    except UnicodeError:
+    except (UnicodeError, DecodingError):
         return False  # bytes to an encoding that writes text, and no text
     return bool(recognizes(shaped))
 
@@ -215,7 +215,10 @@ def _shaped(payload: Any, encoding: Any) -> Any:
     """Hand text to text encodings and bytes to the others, whatever the store's column gives."""
     text = getattr(encoding, "text", False)
     if text and isinstance(payload, (bytes, bytearray, memoryview)):
-        return bytes(payload).decode("utf-8")
+        raw = bytes(payload)
+        if raw and raw[0] == FIRST_OF_PICKLE:  # with which no text begins
+            raise DecodingError("a pickle, not text: old_encoding=PickleEncoding reads it")
+        return raw.decode("utf-8")
     if text is False and isinstance(payload, str):
         return payload.encode("utf-8")
     return payload

@@ -8,7 +8,7 @@ one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,15 @@ from django.db.models import F, Field, Func
 
 from .coder import is_deep
 
-__all__ = ["Unreadable", "as_it_stands", "is_of_value", "reader", "text_of_any_bytes"]
+__all__ = [
+    "Unreadable",
+    "as_it_stands",
+    "is_of_value",
+    "reader",
+    "require_harm",
+    "require_text",
+    "text_of_any_bytes",
+]
 
 
 class Unreadable:
@@ -47,6 +55,25 @@ def is_of_value(error: Exception) -> bool:
     return not isinstance(error, (DatabaseError, InterfaceError))
 
 
+def require_harm(error: Exception, rows: Iterable[tuple[Any, Any]]) -> None:
+    """Raise the error of a query if none of its rows, read once more, has an `Unreadable`.
+
+    Then it is none of theirs: a signal that ends a task which takes too long raises in the middle
+    of a query, say.
+
+    """
+    if isinstance(error, OperationalError):
+        return  # of a text, as `is_of_value` has seen, in whatever column
+    if not any(isinstance(each, Unreadable) for row in rows for each in row):
+        raise error
+
+
+def require_text(stored: Any) -> None:
+    """Raise a ValueError for what `text_of_any_bytes` gives of bytes that are no text."""
+    if isinstance(stored, str):
+        stored.encode("utf-8")
+
+
 class _AsItStands(Func):
     template = "%(expressions)s"
     arity = 1
@@ -68,8 +95,7 @@ def reader(field: Any, connection: Any) -> Callable[[Any], Any]:
 
     def read(stored: Any) -> Any:
         try:
-            if isinstance(stored, str):
-                stored.encode("utf-8")  # or it is of bytes that are no text
+            require_text(stored)
             for step in steps:
                 stored = step(stored, column, connection)
         except Exception as error:

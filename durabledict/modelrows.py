@@ -15,7 +15,15 @@ from .coder import FIRST_OF_PICKLE
 from .encoding import PickleEncoding
 from .errors import MISSING
 from .modelcolumns import KeyColumn, ValueColumn
-from .modeldamage import Unreadable, as_it_stands, is_of_value, reader, text_of_any_bytes
+from .modeldamage import (
+    Unreadable,
+    as_it_stands,
+    is_of_value,
+    reader,
+    require_harm,
+    require_text,
+    text_of_any_bytes,
+)
 from .modeltransactions import is_in_transaction
 
 __all__ = ["ModelRows", "locked", "repeated"]
@@ -83,10 +91,12 @@ class ModelRows:
         except Exception as error:
             if not is_of_value(error):
                 raise
-        rows = self._rows(connection)
-        read = self.instances_as_they_stand if instances else self.pairs_as_they_stand
+            rows = self._rows(connection)
+            read = self.instances_as_they_stand if instances else self.pairs_as_they_stand
+            found = read(connection, rows)
+            require_harm(error, found)
         # In a transaction: for it alone, which is right whatever it has done.
-        return read(connection, rows), not inside
+        return found, not inside
 
     def _all(
         self, connection: Any, inside: bool, instances: bool
@@ -111,21 +121,39 @@ class ModelRows:
         return [row[:2] for row in found], bool(found) and not found[0][2]
 
     def instances_as_they_stand(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
-        """Return (instance, None), or (instance, `Unreadable`), whatever the values are."""
-        read = reader(self._value_column.field, connection)
-        rows = rows.defer(self._value).annotate(durabledict_value=as_it_stands(self._value))
+        """Return (instance, None), or (instance, `Unreadable`), whatever the values are.
+
+        A text that is no key is an `Unreadable` in its instance.
+
+        """
+        key = self._key_column.field.attname
+        readers = [(field.attname, reader(field, connection)) for field in self._other_fields()]
+        stand = {f"durabledict_{name}": as_it_stands(name) for name, _ in readers}
         with text_of_any_bytes(connection):
-            instances = list(rows)
+            instances = list(rows.defer(*(name for name, _ in readers)).annotate(**stand))
         found: list[tuple[Any, Any]] = []
         for instance in instances:
-            value = read(instance.durabledict_value)
-            del instance.durabledict_value  # they are the user's
-            if isinstance(value, Unreadable):
-                found.append((instance, value))
-            else:
-                setattr(instance, self._value_column.field.attname, value)
-                found.append((instance, None))
+            harm: Unreadable | None = None
+            for name, read in readers:
+                value = read(vars(instance).pop(f"durabledict_{name}"))  # they are the user's
+                if isinstance(value, Unreadable):
+                    harm = harm or value
+                else:
+                    setattr(instance, name, value)
+            try:
+                require_text(getattr(instance, key))
+            except ValueError as error:
+                setattr(instance, key, Unreadable(error))
+            found.append((instance, harm))
         return found
+
+    def _other_fields(self) -> list[Any]:
+        """Return the fields beside the keys, and those that a manager may have joined by."""
+        return [
+            field
+            for field in self._model._meta.concrete_fields
+            if not (field.primary_key or field.is_relation or field.name == self._key)
+        ]
 
     def pairs_as_they_stand(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
         """Return (key, value), or an `Unreadable` in place of either, whatever the rows hold."""
@@ -242,11 +270,26 @@ class ModelRows:
         except Exception as error:
             if not is_of_value(error):
                 raise
-            found = list(rows.defer(self._value)[:1])
+            found = self._find_harmed(connection, key, rows[:1], error)
         for instance in found:
             self._require_same(getattr(instance, self._key), key)
             return instance
         return None
+
+    def _find_harmed(self, connection: Any, key: Any, rows: Any, error: Exception) -> list[Any]:
+        """Return instances with what can be read; all others of their values are deferred."""
+        same = self._rows(connection).filter(**{self._key: key})
+        pairs = self.pairs_as_they_stand(connection, same)
+        with text_of_any_bytes(connection):
+            try:
+                found = list(rows.defer(self._value))
+            except Exception as another:
+                if not is_of_value(another):
+                    raise
+                # It is another column that holds what it cannot.
+                return list(rows.defer(*(field.attname for field in self._other_fields())))
+        require_harm(error, pairs)
+        return found
 
     def _require_same(self, found: Any, key: Any) -> None:
         if found != key:

@@ -19,7 +19,7 @@ from django.db import (
 from django.db.models.expressions import Expression
 
 from .errors import MISSING
-from .modeldamage import is_of_value
+from .modeldamage import is_of_value, require_harm
 from .modelrows import ModelRows, locked
 from .modeltransactions import is_in_transaction
 
@@ -214,6 +214,7 @@ class WrittenRows(ModelRows):
             if not is_of_value(error):
                 raise
             pairs = self.pairs_as_they_stand(connection, rows)
+            require_harm(error, pairs)
         return [pair for pair in pairs if self._key_column.is_key(pair[0])]
 
     def _take_write_lock(self, connection: Any) -> None:

@@ -145,7 +145,7 @@ def _names_in_query(url: str) -> set[str]:
 def _known_options(target: Any) -> list[str]:
     """Return the options of a class: what stands in its URL is positional, and none of them."""
     parameters = inspect.signature(target.__init__).parameters
-    known = [*_needed_options(target), *named_options(target.__init__)]
+    known = [*_needed_options(target), *named_options(target)]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         known += [name for name in _COMMON if name not in known]
     return known

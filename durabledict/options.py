@@ -70,18 +70,24 @@ def outage_policy(on_outage: str, max_stale: object) -> tuple[str, float | None]
     return on_outage, limit
 
 
-def named_options(*functions: Callable[..., object]) -> list[str]:
-    """Return the names of the parameters that have a default, in order, each once.
+def named_options(*classes: type) -> list[str]:
+    """Return the names of the parameters of constructors that have a default, each once.
 
-    >>> named_options(checked_autosync), named_options(lambda path, autosync=True, *, wait=None: 0)
-    ([], ['autosync', 'wait'])
+    Those of a class, and of the ones that it inherits from as far as each hands others on.
 
     """
-    return list(
-        dict.fromkeys(
-            name
-            for function in functions
-            for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.default is not inspect.Parameter.empty
-        )
-    )
+    names: dict[str, None] = {}
+    for kind in classes:
+        for each in kind.__mro__:
+            if "__init__" not in vars(each):
+                continue
+            constructor: Callable[..., object] = each.__init__  # type: ignore[misc]  # each its own
+            parameters = inspect.signature(constructor).parameters
+            names.update(
+                (name, None)
+                for name, parameter in parameters.items()
+                if parameter.default is not inspect.Parameter.empty
+            )
+            if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+                break
+    return list(names)

@@ -79,7 +79,7 @@ class SqliteDict(SqliteReads[K, V]):
         written to the file, and makes no system call but for two `stat` once a second
     :param encoding: see `DurableDict`
     :param old_encoding: see `DurableDict`
-    :param timeout: seconds to wait for another writer's transaction
+    :param timeout: seconds, or a timedelta, to wait for another writer's transaction
     :param synchronous: what a write waits for. "FULL": the disk, so that what was acknowledged
         survives the loss of power. "NORMAL": nothing; the loss of power may take the last writes,
         and never damages the file. "OFF": as NORMAL, and the loss of power may damage the file.
@@ -103,7 +103,7 @@ class SqliteDict(SqliteReads[K, V]):
         encoding: Any = DefaultEncoding,
         old_encoding: Any = None,
         *,
-        timeout: float = 5.0,
+        timeout: float | timedelta = 5.0,
         synchronous: str = "FULL",
         **options: Unpack[Options],
     ) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from . import sqliteschema
@@ -62,16 +63,19 @@ class SqliteFile:
 
     """
 
-    def __init__(self, path: str | os.PathLike[str], timeout: float, synchronous: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], timeout: float | timedelta, synchronous: str
+    ) -> None:
         given = os.fspath(path)
         if not isinstance(given, str) or given in ("", ":memory:"):
             raise ValueError(f"path={path!r} is no file; for a dict in memory there is MemoryDict")
         if not isinstance(synchronous, str) or synchronous.upper() not in SYNCHRONOUS:
             raise ValueError(f"synchronous={synchronous!r}: one of {', '.join(SYNCHRONOUS)}")
         self.path = os.path.abspath(given)
-        if seconds(timeout) is None:
-            raise TypeError(f"timeout={timeout!r}: write seconds")
-        self.timeout = timeout
+        limit = seconds(timeout)
+        if limit is None:
+            raise TypeError(f"timeout={timeout!r}: write seconds, or a timedelta")
+        self.timeout = limit
         self.synchronous = synchronous.upper()
         self._require_writable()
         self._begin()

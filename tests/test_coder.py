@@ -210,6 +210,24 @@ def test_what_is_written_is_never_of_the_old_encoding(place: Any) -> None:
     assert place.raw() == {"a": "[1,5]", "b": "[2]", "c": "[3]", "d": "[4]"}
 
 
+class WithHeader(JSONEncoding):
+    """Text of somebody's own that can be told from other text."""
+
+    @staticmethod
+    def recognizes(payload: str) -> bool:
+        return payload.startswith("{")
+
+
+@pytest.mark.parametrize("new", [JSONEncoding, WithHeader])
+def test_pickles_under_an_encoding_of_text_are_said_to_be_pickles(place: Any, new: Any) -> None:
+    place.put("a", PickleEncoding.encode([1]))
+    place.put("b", "[2]")
+    d = place.open(encoding=new)
+    error = assert_only_this_key_is_harmed(d, "a", {"b": [2]})
+    assert "a pickle, not text: old_encoding=PickleEncoding reads it" in str(error)
+    assert place.open(encoding=new, old_encoding=PickleEncoding) == {"a": [1], "b": [2]}
+
+
 def test_a_value_that_cannot_be_written_is_not_rescued_by_the_old_encoding(place: Any) -> None:
     d = place.open(encoding=JSONEncoding, old_encoding=PickleEncoding)
     d["a"] = 1

@@ -442,6 +442,83 @@ def test_a_query_that_fails_for_another_reason_is_not_asked_again() -> None:
         assert len(asked) == 1
 
 
+class TookTooLongError(Exception):
+    """What the signal of a task's time limit raises, wherever the task is."""
+
+
+@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("using", ["default", "sqlite"])
+def test_a_time_limit_is_none_of_the_rows(using: str, instances: bool) -> None:
+    """It is not taken for what a row holds, and asked past, as if there were no limit."""
+    from django.db import connections
+
+    connection = connections[using]
+    with a_dict("Plain", using) as d:
+        d["a"] = 1
+        shown = again(d, return_instances=instances)
+        uses: dict[str, Callable[[], object]] = {
+            "load": shown.sync,
+            "set": lambda: shown.__setitem__("a", 2),
+            "delete": lambda: shown.__delitem__("a"),
+            "compute": lambda: shown.compute("a", lambda value: 2),
+            "replace_all": lambda: shown.replace_all({"a": 2}),
+        }
+        for use in uses.values():
+            raised: list[str] = []
+
+            def limit(execute: Any, sql: str, *arguments: Any, raised: list[str] = raised) -> Any:
+                if sql.startswith("SELECT") and not raised:
+                    raised.append(sql)
+                    raise TookTooLongError
+                return execute(sql, *arguments)
+
+            with connection.execute_wrapper(limit), pytest.raises(TookTooLongError):
+                use()
+            assert raised
+            assert again(d) == {"a": 1}
+
+
+@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("model", ["Plain", "Binary"])
+def test_a_key_that_is_no_utf_8_is_none_of_the_instances_either(
+    model: str, instances: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {"changed": "2026-01-01", "note": ""} if model == "Binary" else {}
+    with a_dict(model, "sqlite") as d:
+        d["a"] = 1
+        put(d, b"k\xff", "gARLBS4=", cast="CAST(%s AS TEXT), %s", **more)
+        shown = again(d, return_instances=instances)
+        with caplog.at_level(logging.WARNING):
+            assert list(shown) == ["a"]
+        assert not shown.undecodable
+        assert "stands for no key" in caplog.text
+
+
+@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("column", ["note", "changed"])
+def test_a_column_that_is_none_of_the_dict_s_does_not_keep_a_row_from_being_written(
+    column: str, instances: bool
+) -> None:
+    from django.db import connections
+
+    with a_dict("Binary", "sqlite") as d:
+        d["a"] = 1
+        columns = {"changed": "2026-01-01", "note": ""}
+        for key in ("k", "l"):
+            put(d, key, PickleEncoding.encode(5), **columns)
+        bad = {"note": "CAST(x'ff' AS TEXT)", "changed": "'2026-13-45 00:00:00'"}[column]
+        with connections["sqlite"].cursor() as cursor:
+            cursor.execute(f"UPDATE djangoapp_binary SET {column} = {bad} WHERE key <> 'a'")
+        shown = again(d, return_instances=instances)
+        assert set(shown) | set(shown.undecodable) == {"a", "k", "l"}
+        assert set(shown.undecodable) == ({"k", "l"} if instances else set())
+        shown["k"] = 7
+        assert again(d) == {"a": 1, "k": 7, "l": 5}
+        del shown["k"]
+        del shown["l"]
+        assert again(d) == {"a": 1}
+
+
 # -- the stamp ------------------------------------------------------------------------------------
 
 

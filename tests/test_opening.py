@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import durabledict
-from durabledict import MemoryDict, SqliteDict
+from durabledict import MemoryDict, MemoryStorage, SqliteDict
 from durabledict.opening import _schemes
 
 from . import not_measured
@@ -83,6 +83,26 @@ def test_a_constructor_tells_which_options_there_are(tmp_path: Path) -> None:
         SqliteDict(tmp_path / "x.sqlite", **misspelt)
 
 
+def test_a_constructor_of_a_subclass_that_hands_options_on_tells_of_all(tmp_path: Path) -> None:
+    class Colored:
+        def __init__(self, *args: Any, color: str = "red", **options: Any) -> None:
+            super().__init__(*args, **options)
+
+    class Mine(Colored, SqliteDict[str, int]):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(tmp_path / "x.sqlite", **options)
+
+    with pytest.raises(TypeError) as raised:
+        Mine(timeot=5)
+    with Mine(timeout=5, color="blue") as d, pytest.raises(TypeError) as again:
+        type(d)(timeot=5)
+    assert str(raised.value) == str(again.value)
+    assert str(raised.value) == (
+        "Mine has no option 'timeot'; there are: color, keyspace, autosync, encoding, "
+        "old_encoding, timeout, synchronous, on_outage, max_stale, allow_unsigned"
+    )
+
+
 def test_contents_are_no_argument() -> None:
     contents: Any = {"k": 1}
     with pytest.raises(TypeError, match=r"write them with update\(\)"):
@@ -105,6 +125,27 @@ def test_what_a_url_does_not_say_is_asked_for() -> None:
 
 @pytest.mark.usefixtures("_schemes_as_they_were")
 class TestRegistering:
+    def test_its_options_are_those_that_it_hands_on_as_well(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Mine(MemoryDict[Any, Any]):
+            def __init__(self, color: str = "red", **options: Any) -> None:
+                super().__init__(**options)
+
+            @classmethod
+            def from_url(cls, url: str, **options: Any) -> Mine:
+                return cls(**options)
+
+        module = types.ModuleType("somebodys_module")
+        vars(module)["Mine"] = Mine
+        monkeypatch.setitem(sys.modules, "somebodys_module", module)
+        durabledict.register_scheme("mine", "somebodys_module:Mine")
+        storage = MemoryStorage()
+        durabledict.open("mine://", color="blue", storage=storage, on_outage="stale")["k"] = 1
+        assert MemoryDict(storage=storage) == {"k": 1}
+        with pytest.raises(TypeError, match=r"^mine:// has no option 'colr'; .* color, .* storage"):
+            durabledict.open("mine://", colr="blue")
+
     def test_a_scheme_of_somebodys_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Mine(MemoryDict[Any, Any]):
             @classmethod

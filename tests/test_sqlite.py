@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,21 @@ class TestTheFile:
         with pytest.raises(TypeError, match=f"timeout={timeout!r}: write seconds"):
             SqliteDict(file, timeout=timeout)
         assert not file.exists()
+
+    def test_a_timeout_may_be_a_timedelta(self, file: Path) -> None:
+        """As that of the other dicts; it is the seconds for which a writer waits for another."""
+        with (
+            SqliteDict[str, int](file) as d,
+            SqliteDict[str, int](file, timeout=timedelta(milliseconds=1)) as hasty,
+            closing(sqlite3.connect(file)) as other,
+        ):
+            d["a"] = 1
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                hasty["a"] = 2
+            other.rollback()
+            hasty["a"] = 3
+            assert d == {"a": 3}
 
     def test_opening_changes_no_entry_and_no_stamp(self, file: Path) -> None:
         for expected in ({}, {"k": 1}):
