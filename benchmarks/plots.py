@@ -113,7 +113,7 @@ def draw_syncs(
     """Draw the seconds of a sync after one change, and of a reload, for each size."""
     curves = [
         Curve("full reload: sync(force=True)", [each * 1e3 for each in reloads], OTHERS),
-        Curve("sync() after one entry changed", [each * 1e3 for each in after_one]),
+        Curve("sync() after one entry changed", [each * 1e3 for each in after_one], above=False),
     ]
     with picture(target, height=3.8) as axes:
         draw_curves(axes, sizes, curves, "entries held", "milliseconds", "What a sync costs")
@@ -153,7 +153,7 @@ def draw_writes(target: str, sizes: Sequence[int], taken: Mapping[str, Sequence[
             [each * 1e6 for each in seconds],
             OURS if name.startswith("d[k]") else OTHERS,
             dashed="NORMAL" in name,
-            above=name.startswith("d[k]"),
+            above="NORMAL" not in name,  # the two lines between which there is least room
         )
         for name, seconds in taken.items()
     ]

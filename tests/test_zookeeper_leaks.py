@@ -305,6 +305,13 @@ def grown_no_more(place: Place, first: Counts) -> Counts:
     return counts[-1]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def young() -> None:
+    """Have what the tests before have left not be looked at by each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def repeat(place: Place, action: str, times: int) -> None:
     # At first something may be made that is made once.
     for _ in range(3):
