@@ -104,6 +104,7 @@ def draw_curves(
     axes.set_yscale("log")
     axes.margins(y=0.2)
     axes.yaxis.set_major_formatter(_tick)
+    axes.yaxis.set_minor_formatter(_nothing)
     axes.set_xticks(sizes, [f"{number:,}" for number in sizes])
     axes.set_xlabel(of)
     axes.set_ylabel(unit)
@@ -114,6 +115,10 @@ def draw_curves(
 
 def _tick(value: float, place: int | None) -> str:
     return plain(value)
+
+
+def _nothing(value: float, place: int | None) -> str:
+    return ""  # as it comes, a short axis has powers of ten between its figures
 
 
 def plain(figure: float) -> str:
