@@ -11,7 +11,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from kazoo.exceptions import ConnectionLoss
@@ -26,9 +26,6 @@ from durabledict.zookeeperrequests import MultiRead, SetWatches
 from .servers import PATIENCE, wait_until
 from .zookeeperservers import ZookeeperServer
 from .zookeeperstore import Cut, Dict, Store, hook, hook_request, is_native, started_in_thread
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.fixture

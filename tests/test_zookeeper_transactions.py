@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
@@ -19,9 +19,6 @@ from durabledict import MISSING, ConflictError
 from .test_sqlite_faults import Other
 from .zookeeperservers import ZookeeperServer
 from .zookeeperstore import Dict, Store, hook, payload, started_in_thread
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.fixture

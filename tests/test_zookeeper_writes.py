@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from kazoo.exceptions import ConnectionLoss, OperationTimeoutError
@@ -33,9 +33,6 @@ from .zookeeperstore import (
     payload,
     started_in_thread,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.fixture
