@@ -278,13 +278,16 @@ def test_so_many_are_under_way_at_once_and_no_more(
     held = asked.proxy.hold(b"<getData")
     seen = asked.proxy.watch(b"<getData")
     behind = asked.proxy.watch(b"<exists")
-    result = started_in_thread(lambda: d["7"])
-    held.wait()
-    asked.cut.client.exists_async("/")
-    behind.wait()
-    assert seen.hits == 10
-    held.release()
-    assert result() == -7
+    waits = threading.Event()
+    with hook(d._client, "wait", before=waits.set):
+        result = started_in_thread(lambda: d["7"])
+        # A request of this thread's would come between them while they are being sent.
+        assert waits.wait(PATIENCE)
+        asked.cut.client.exists_async("/")
+        behind.wait()
+        assert seen.hits == 10
+        held.release()
+        assert result() == -7
     assert seen.hits == 25
 
 
