@@ -136,7 +136,7 @@ def one_of_many(kind: str, where: dict[str, str], folder: Path, number: int) -> 
         make = owner._lease
 
         def lease(name: str, *seconds: float) -> Lease:
-            made: Any = make(name, *seconds)
+            made: Lease = make(name, *seconds)
             wait = made.wait
             told: list[int] = []
 
@@ -146,8 +146,8 @@ def one_of_many(kind: str, where: dict[str, str], folder: Path, number: int) -> 
                     journal.note("waits")
                 wait(length)
 
-            made.wait = waits
-            return made  # type: ignore[no-any-return]
+            replace(made, "wait", waits)
+            return made
 
         replace(owner, "_lease", lease)
 

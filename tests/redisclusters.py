@@ -78,7 +78,7 @@ class SentinelServers:
 
     def sentinel(self, **options: Any) -> Sentinel:
         """Return a client of the sentinels; its connections are closed at the end of all."""
-        sentinel = Sentinel(self.addresses, **options)  # type: ignore[no-untyped-call]
+        sentinel = Sentinel(self.addresses, **options)  # type: ignore[no-untyped-call]  # redis-py has no types
         for client in sentinel.sentinels:
             self._cleanup.callback(client.close)
         return sentinel

@@ -843,7 +843,7 @@ def forks_during_a_write() -> None:
         scenarios.ended_well(scenarios.fork(child))
 
     away.error = OSError("down")
-    last.batch_put = put  # type: ignore[method-assign]
+    last.batch_put = put  # type: ignore[method-assign]  # a hook
     chain.put(Thing(1, value="new"))
 
 

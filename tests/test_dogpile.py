@@ -362,8 +362,8 @@ class Encoded(ProxyBackend):
     """Values in another format: what the recipe of dogpile does, with JSON."""
 
     def get(self, key: Any) -> Any:
-        value = self.proxied.get(key)
-        return value if value is NO_VALUE else CachedValue(*json.loads(value))  # type: ignore[arg-type]
+        value: Any = self.proxied.get(key)
+        return value if value is NO_VALUE else CachedValue(*json.loads(value))
 
     def set(self, key: Any, value: Any) -> None:
         self.proxied.set(key, json.dumps(value).encode())

@@ -372,7 +372,7 @@ def test_an_invalidation_is_one_write(redis_server: RedisServer, opener: Opener)
 
 def test_what_is_no_place_is_refused() -> None:
     with pytest.raises(TypeError, match="pass a DurableDict or a Store"):
-        SharedInvalidation({})  # type: ignore[arg-type]
+        SharedInvalidation({})  # type: ignore[arg-type]  # what is refused
 
 
 def test_half_of_a_hard_invalidation_is_no_soft_one() -> None:

@@ -384,7 +384,9 @@ def test_no_fill_brings_back_what_was_invalidated(
 
 @pytest.mark.parametrize("operations", [(GET, GET, WRITE_PAST), (PUT, INVALIDATE)], ids=str)
 def test_nor_do_others_beside_it(operations: Sequence[Operation]) -> None:
-    make = lambda: GroupWorld([ProcessMemoryStore()], Grouped, "zone-1")  # noqa: E731
+    def make() -> World:
+        return GroupWorld([ProcessMemoryStore()], Grouped, "zone-1")
+
     assert explore(make, operations) > 3
 
 
@@ -425,7 +427,7 @@ def test_what_a_chain_puts_while_its_group_is_invalidated_is_not_cached(cache: A
         put(objs)
         chain.invalidate_group("zone-1")
 
-    last.batch_put = put_and_invalidate  # type: ignore[method-assign]
+    last.batch_put = put_and_invalidate  # type: ignore[method-assign]  # a hook
     chain.batch_put([Grouped(1), Grouped(2, zone=2)])
     assert cache.get(Grouped, KEY) is None
     assert cache.get(Grouped, {"id": 2}) is not None
@@ -492,7 +494,7 @@ def test_memory_does_not_keep_what_was_read_before_another_process_invalidated()
             in_thread(lambda: there.get(Grouped, {"id": 2}))
         return obj
 
-    last._find = find  # type: ignore[method-assign]
+    last._find = find  # type: ignore[method-assign]  # a hook
     assert value_of(there) == "old"
     assert value_of(there) == "new"
 
@@ -542,10 +544,10 @@ def test_an_evicted_token_of_all_groups_keeps_nothing_that_was_read_before(
         memcached._remove(ANY)
         return found(klass, key)
 
-    last._find = find  # type: ignore[method-assign]
+    last._find = find  # type: ignore[method-assign]  # a hook
     assert chain.get(Grouped, KEY) == Grouped(1)
     assert memcached.get(Grouped, KEY) is None
-    last._find = found  # type: ignore[method-assign]
+    last._find = found  # type: ignore[method-assign]  # without it
     assert chain.get(Grouped, KEY) == memcached.get(Grouped, KEY) == Grouped(1)
 
 

@@ -99,7 +99,7 @@ class Unequal(int):
     __hash__ = int.__hash__
 
 
-class HashedElsewhere(tuple):  # type: ignore[type-arg]
+class HashedElsewhere(tuple[Any, ...]):
     def __hash__(self) -> int:
         return 7
 

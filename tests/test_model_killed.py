@@ -109,11 +109,11 @@ def killed(alias: str, write: str, point: str) -> int:
         d = opened(alias)
         d.sync()
         if point == "begun":
-            CacheStamp.begin = begin_and_die  # type: ignore[method-assign]
+            CacheStamp.begin = begin_and_die  # type: ignore[method-assign]  # a hook, in this child
         elif point == "written":
-            CacheStamp.end = die_before  # type: ignore[method-assign]
+            CacheStamp.end = die_before  # type: ignore[method-assign]  # a hook, in this child
         elif point == "ended":
-            CacheStamp.end = end_and_die  # type: ignore[method-assign]
+            CacheStamp.end = end_and_die  # type: ignore[method-assign]  # a hook, in this child
         WRITES[write][0](d, point)
     finally:
         os._exit(1)  # it was to be killed before

@@ -545,7 +545,7 @@ def test_a_client_that_reads_from_replicas_does_not_make_a_dict_do_so() -> None:
                 asked.append(arguments)
                 return original(*arguments, **options)
 
-            client.execute_command = execute_command  # type: ignore[method-assign]
+            client.execute_command = execute_command  # type: ignore[method-assign]  # a hook
             migration = cluster.migration(b"k")
             migration.begin()
             migration.move()

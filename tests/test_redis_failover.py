@@ -571,7 +571,7 @@ def test_a_primary_that_sentinel_names_no_more_is_left(monkeypatch: pytest.Monke
             with server.client() as client, AnyDict("k", client) as d:
                 d["k"] = value
         fake = Fake(a)
-        pool: Any = SentinelConnectionPool("m", fake)  # type: ignore[no-untyped-call]
+        pool: Any = SentinelConnectionPool("m", fake)  # type: ignore[no-untyped-call]  # redis-py has no types
         with redis.Redis(connection_pool=pool) as client, AnyDict("k", client) as d:
             assert d["k"] == "a"
             asked = fake.asked

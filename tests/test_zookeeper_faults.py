@@ -256,7 +256,7 @@ def test_the_connection_is_lost_between_the_answers_and_their_use(
         decode = d._fetcher._decoded
 
         def lose(*arguments: Any, **named: Any) -> Any:
-            d._fetcher._decoded = decode  # type: ignore[method-assign]
+            d._fetcher._decoded = decode  # type: ignore[method-assign]  # the hook runs once
             answers = decode(*arguments, **named)
             epoch = d._tree._epoch
             if session == "a new session":
@@ -269,7 +269,7 @@ def test_the_connection_is_lost_between_the_answers_and_their_use(
 
         change(zookeeper_client, zookeeper_path)
         wait_until(lambda: d._tree.number != d.last_synced, "it was told")
-        d._fetcher._decoded = lose  # type: ignore[method-assign]
+        d._fetcher._decoded = lose  # type: ignore[method-assign]  # a hook
         until_available(d.copy)
         assert until_available(d.copy) == stored(zookeeper_client, zookeeper_path)
         change(zookeeper_client, zookeeper_path, "seen")
@@ -705,14 +705,14 @@ def test_a_thread_makes_an_entry_after_the_list_that_another_one_got(
         writer = threading.Thread(target=d.__setitem__, args=["own", 1])
 
         def write(*arguments: Any, **named: Any) -> Any:
-            d._fetcher._decoded = decode  # type: ignore[method-assign]
+            d._fetcher._decoded = decode  # type: ignore[method-assign]  # the hook runs once
             answers = decode(*arguments, **named)
             writer.start()
             wait_until(lambda: "own" in d._tree.held, "it is stored")
             return answers
 
         change(zookeeper_client, zookeeper_path)
-        d._fetcher._decoded = write  # type: ignore[method-assign]
+        d._fetcher._decoded = write  # type: ignore[method-assign]  # a hook
         d.sync()
         writer.join(PATIENCE)
         assert not writer.is_alive()

@@ -51,7 +51,7 @@ def _stamp_compared_with_greater(client: Client) -> None:
         stamp, synced = last_updated(self), self.last_synced
         return synced if synced is not None and not stamp > synced else stamp
 
-    SqliteDict.last_updated = at_least_what_is_known  # type: ignore[method-assign]
+    SqliteDict.last_updated = at_least_what_is_known  # type: ignore[method-assign]  # the bug
 
 
 def _stamp_read_after_the_data(client: Client) -> None:
@@ -63,7 +63,7 @@ def _stamp_read_after_the_data(client: Client) -> None:
         time.sleep(0.003)
         return difference, self.last_updated()
 
-    RedisDict._ask = ask  # type: ignore[method-assign]
+    RedisDict._ask = ask  # type: ignore[method-assign]  # the bug
 
 
 def _missing_bump(client: Client) -> None:
@@ -111,7 +111,7 @@ def _commit_over_a_newer_sync(client: Client) -> None:
                     return False
         return take(self, commit)
 
-    SyncedCopy._take = take_in_any_case  # type: ignore[method-assign]
+    SyncedCopy._take = take_in_any_case  # type: ignore[method-assign]  # the bug
 
 
 def _driver_retries(client: Client) -> None:
@@ -129,7 +129,7 @@ def _driver_retries(client: Client) -> None:
             nonce = b"%d" % random.getrandbits(62)
             return write(self, script, (nonce, *arguments[1:]), replicas)
 
-    Primary.write = write_again  # type: ignore[method-assign]
+    Primary.write = write_again  # type: ignore[method-assign]  # the bug
 
 
 BUGS: dict[str, Bug] = {
