@@ -18,7 +18,7 @@ from kazoo.client import KazooClient
 from durabledict import reading
 from durabledict.stores import MemcacheStore, RedisStore
 
-from . import djangoproject
+from . import djangoproject, sqlitewatch, zookeeperstore
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .redisservers import RedisServer
@@ -190,6 +190,38 @@ def zookeeper_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]
     """A client of that server, which is started."""
     with started(zookeeper_server.client()) as client:
         yield client
+
+
+@pytest.fixture
+def store(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[zookeeperstore.Store]:
+    """A place in that server, for the tests of ZooKeeper; others have a `store` of their own."""
+    with zookeeperstore.Store(zookeeper_server, zookeeper_path) as store:
+        yield store
+
+
+@pytest.fixture
+def cut(store: zookeeperstore.Store) -> zookeeperstore.Cut:
+    """A client of that place whose connection can be lost."""
+    return zookeeperstore.Cut(store)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where an SQLite file may come to be."""
+    return tmp_path / "x.sqlite"
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[sqlitewatch.Watched]]:
+    """SqliteDicts note their statements, see `sqlitewatch`."""
+    with sqlitewatch.watching(monkeypatch) as watched:
+        yield watched
+
+
+@pytest.fixture
+def stats(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by the paths that os.stat is asked about."""
+    return sqlitewatch.paths_asked_of_stat(monkeypatch)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from durabledict import (
 )
 from durabledict.sqliteconnection import Connection
 
+from .servers import PATIENCE
+
 __all__ = [
     "PATIENCE",
     "STAMP_SELECT",
@@ -32,9 +34,6 @@ __all__ = [
     "warm",
     "watching",
 ]
-
-# No test takes that long: it is when a thread that hangs becomes a failure.
-PATIENCE = 30.0
 
 STAMP_SELECT = "SELECT version, nonce FROM durabledict_commits WHERE keyspace = ? ORDER"
 

@@ -35,11 +35,9 @@ from durabledict.testing import DurableDictSuite
 
 from . import not_measured
 from .fewsequences import FewSequences
+from .sqlitewatch import PATIENCE, plain, query
 
 ROOT = Path(__file__).parent.parent
-
-# No test takes that long: it is when a thread that hangs becomes a failure.
-PATIENCE = 30.0
 
 
 class TestSqliteDict(FewSequences, DurableDictSuite):
@@ -102,21 +100,6 @@ class TestOrder:
         assert _moved(["x", "y", "z"], ["y", "z", "x"]) == ["x"]
         assert _moved(["x", "y", "z"], ["new", "y", "x", "z"]) == ["x", "z"]
         assert _moved(["x", "y"], ["x", "new", "y"]) == []
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "x.sqlite"
-
-
-def plain(file: Path) -> closing[sqlite3.Connection]:
-    """Another program's connection."""
-    return closing(sqlite3.connect(file, isolation_level=None, timeout=PATIENCE))
-
-
-def query(file: Path, sql: str) -> list[Any]:
-    with plain(file) as connection:
-        return connection.execute(sql).fetchall()
 
 
 class Failing(Connection):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -28,32 +27,14 @@ from .sqlitewatch import (
     Watched,
     beside,
     held,
-    paths_asked_of_stat,
     plain,
     query,
     shm,
     statements_of,
     warm,
-    watching,
 )
 
-pytestmark = pytest.mark.usefixtures("clock")
-
-
-@pytest.fixture(autouse=True)
-def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Watched]]:
-    with watching(monkeypatch) as watched:
-        yield watched
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "x.sqlite"
-
-
-@pytest.fixture
-def stats(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return paths_asked_of_stat(monkeypatch)
+pytestmark = pytest.mark.usefixtures("clock", "watched")
 
 
 class TestTheAnchor:

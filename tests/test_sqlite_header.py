@@ -10,7 +10,6 @@ import mmap
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,31 +34,13 @@ from .sqlitewatch import (
     Forbidden,
     Watched,
     beside,
-    paths_asked_of_stat,
     plain,
     query,
     statements_of,
     warm,
-    watching,
 )
 
-pytestmark = pytest.mark.usefixtures("clock")
-
-
-@pytest.fixture(autouse=True)
-def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Watched]]:
-    with watching(monkeypatch) as watched:
-        yield watched
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "x.sqlite"
-
-
-@pytest.fixture
-def stats(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return paths_asked_of_stat(monkeypatch)
+pytestmark = pytest.mark.usefixtures("clock", "watched")
 
 
 class TestAReadWhenNothingChanged:

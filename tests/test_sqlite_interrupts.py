@@ -32,11 +32,6 @@ ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "x.sqlite"
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a thread that is busy gives up soon: here it always is."""

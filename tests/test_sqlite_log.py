@@ -9,7 +9,6 @@ import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,10 @@ from durabledict.sqlitelog import LOG_BYTES, LONG_LIST, MOST_KEYS, packed, trim,
 from durabledict.sqlitereads import NEVER_WRITTEN
 from durabledict.sqliteschema import COMMITS_KEPT, TRIM_EACH
 
-# No test takes that long: it is when a lock that stays becomes a failure.
-PATIENCE = 30.0
+from .sqlitewatch import plain
 
 INSERT = "INSERT INTO durabledict_entries (keyspace, key, value) VALUES (?, ?, ?)"
 COMMITS = "SELECT version, written, removed FROM durabledict_commits WHERE keyspace = ?"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "x.sqlite"
 
 
 def opened(file: Path, keyspace: str = "default", **options: Any) -> SqliteDict[Any, Any]:
@@ -42,11 +35,6 @@ def opened(file: Path, keyspace: str = "default", **options: Any) -> SqliteDict[
 
 def manual(file: Path, keyspace: str = "default") -> SqliteDict[Any, Any]:
     return opened(file, keyspace, autosync=False)
-
-
-def plain(file: Path) -> closing[sqlite3.Connection]:
-    """Another program's connection."""
-    return closing(sqlite3.connect(file, isolation_level=None, timeout=PATIENCE))
 
 
 def text_or_bytes(stored: bytes) -> str | bytes:

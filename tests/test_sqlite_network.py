@@ -10,7 +10,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ from durabledict.testing import DurableDictSuite
 from durabledict.testing.tools import in_thread
 
 from .fewsequences import FewSequences
-
-# No test takes that long: it is when a thread that hangs becomes a failure.
-PATIENCE = 30.0
+from .sqlitewatch import PATIENCE, plain, query
 
 
 def mounted(place: Path, type_: str = "nfs4") -> str:
@@ -92,16 +89,6 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def file(network: Path) -> Path:
     return network / "x.sqlite"
-
-
-def plain(file: Path) -> closing[sqlite3.Connection]:
-    """Another program's connection."""
-    return closing(sqlite3.connect(file, isolation_level=None, timeout=PATIENCE))
-
-
-def query(file: Path, sql: str) -> list[Any]:
-    with plain(file) as connection:
-        return connection.execute(sql).fetchall()
 
 
 def repeated(hooked: type[Hooked], thread: threading.Thread) -> threading.Event:

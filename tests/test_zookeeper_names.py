@@ -182,12 +182,6 @@ def test_a_key_of_a_class_that_cannot_be_stored() -> None:
 # -- on a server ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def store(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Store]:
-    with Store(zookeeper_server, zookeeper_path) as store:
-        yield store
-
-
 @pytest.fixture(scope="module")
 def client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
     """For the tests of hypothesis, which takes no fixture of a function."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,9 +19,8 @@ from .zookeeperstore import Store, started_in_thread
 
 
 @pytest.fixture
-def asked(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Asked]:
-    with Store(zookeeper_server, zookeeper_path) as store:
-        yield Asked(store)
+def asked(store: Store) -> Asked:
+    return Asked(store)
 
 
 def test_a_strict_read_is_one_empty_transaction(asked: Asked) -> None:

@@ -19,7 +19,6 @@ from durabledict.testing.tools import in_thread
 from .jute import Request
 from .servers import PATIENCE, wait_until
 from .zookeeperproxy import ZookeeperProxy
-from .zookeeperservers import ZookeeperServer
 from .zookeeperstore import Cut, Dict, Store, hook, is_native, started_in_thread
 
 SIZES = [10, 200]
@@ -58,9 +57,8 @@ def reading(number: int) -> dict[str, int]:
 
 
 @pytest.fixture
-def asked(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Asked]:
-    with Store(zookeeper_server, zookeeper_path) as store:
-        yield Asked(store)
+def asked(store: Store) -> Asked:
+    return Asked(store)
 
 
 def synced(d: Dict, asked: Asked) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,20 +24,7 @@ from durabledict.zookeeperfetch import NARROW_ROUNDS, ROUNDS
 from durabledict.zookeeperrequests import MultiRead, SetWatches
 
 from .servers import PATIENCE, wait_until
-from .zookeeperservers import ZookeeperServer
 from .zookeeperstore import Cut, Dict, Store, hook, hook_request, is_native, started_in_thread
-
-
-@pytest.fixture
-def store(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Store]:
-    with Store(zookeeper_server, zookeeper_path) as store:
-        yield store
-
-
-@pytest.fixture
-def cut(store: Store) -> Cut:
-    return Cut(store)
-
 
 # -- 4.0: stamps ----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ The numbers are those of the rules of docs/internals.rst, as in test_zookeeper_r
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,15 +17,7 @@ from kazoo.exceptions import ConnectionLoss
 from durabledict import MISSING, ConflictError
 
 from .test_sqlite_faults import Other
-from .zookeeperservers import ZookeeperServer
 from .zookeeperstore import Dict, Store, hook, payload, started_in_thread
-
-
-@pytest.fixture
-def store(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Store]:
-    with Store(zookeeper_server, zookeeper_path) as store:
-        yield store
-
 
 # -- 4.5: compare and set, and transactions -------------------------------------------------------
 

@@ -22,7 +22,6 @@ from durabledict import MISSING
 from durabledict.testing.tools import in_thread
 
 from .servers import PATIENCE, wait_until
-from .zookeeperservers import ZookeeperServer
 from .zookeeperstore import (
     Cut,
     Dict,
@@ -33,18 +32,6 @@ from .zookeeperstore import (
     payload,
     started_in_thread,
 )
-
-
-@pytest.fixture
-def store(zookeeper_server: ZookeeperServer, zookeeper_path: str) -> Iterator[Store]:
-    with Store(zookeeper_server, zookeeper_path) as store:
-        yield store
-
-
-@pytest.fixture
-def cut(store: Store) -> Cut:
-    return Cut(store)
-
 
 # -- 4.3: own writes ------------------------------------------------------------------------------
 
