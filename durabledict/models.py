@@ -13,14 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from .extras import raise_if_missing
+
 try:
     import django  # noqa: F401  # the other imports name only parts of it when it is missing
 except ModuleNotFoundError as error:
-    raise ImportError(
-        "ModelDict needs the package Django: pip install Django, or install durabledict with its "
-        "extra [django]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "ModelDict needs", "Django", extra="django")
+    raise
 
 from . import modelsignals
 from .base import Commit, Undecodable

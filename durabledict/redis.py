@@ -14,14 +14,13 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .extras import raise_if_missing
+
 try:
     import redis  # noqa: F401  # for the message where it is missing
 except ModuleNotFoundError as error:
-    raise ImportError(
-        "RedisDict needs the package redis: pip install redis, or install durabledict with its "
-        "extra [redis]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "RedisDict needs", "redis", extra="redis")
+    raise
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,

@@ -14,14 +14,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from .extras import raise_if_missing
+
 try:
     from kazoo.client import KazooClient
 except ModuleNotFoundError as error:
-    raise ImportError(
-        "ZookeeperDict needs the package kazoo: pip install kazoo, or install durabledict with its "
-        "extra [zookeeper]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "ZookeeperDict needs", "kazoo", extra="zookeeper")
+    raise
 from kazoo.exceptions import ConnectionLoss, NotReadOnlyCallError, SessionExpiredError
 
 from . import coder, reading

@@ -12,6 +12,7 @@ from typing import Any
 from .. import opening
 from ..base import DurableDict
 from ..errors import DecodingError
+from ..extras import raise_if_missing
 from ..locks import Lease
 from ..stores.base import BaseStore
 from .dogpilerecords import (
@@ -31,13 +32,8 @@ try:
     from .dogpilebackend import OPTIONS, EntriesBackend
     from .dogpileinvalidation import SharedInvalidation, read_many
 except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("dogpile"):
-        raise
-    raise ImportError(
-        "durabledict.ext.dogpile needs the package dogpile.cache: pip install dogpile.cache, or "
-        "install durabledict with its extra [dogpile]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "durabledict.ext.dogpile needs", "dogpile.cache", extra="dogpile")
+    raise
 
 __all__ = ["CacheRecord", "DictBackend", "SharedInvalidation", "StoreBackend"]
 

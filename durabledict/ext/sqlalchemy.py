@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ..extras import raise_if_missing
 from ..hiding import kind_of
 from ..stores.base import BaseStore
 from ..stores.cachelayers import layer_of
@@ -28,13 +29,8 @@ try:
     from .sqlalchemyprogress import Progress
     from .sqlalchemystatements import execute
 except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("sqlalchemy"):
-        raise
-    raise ImportError(
-        "durabledict.ext.sqlalchemy needs the package SQLAlchemy: pip install SQLAlchemy, or "
-        "install durabledict with its extra [sqlalchemy]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "durabledict.ext.sqlalchemy needs", "SQLAlchemy", extra="sqlalchemy")
+    raise
 
 __all__ = ["StockpyleSessionExtension", "sync_sessions"]
 

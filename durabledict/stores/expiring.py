@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import reading
+from ..extras import raise_if_missing
 
 __all__ = ["expiring_entries"]
 
@@ -22,11 +23,10 @@ def expiring_entries(maxsize: int | None, forget: Callable[[Any, Any], None]) ->
     try:
         from cachetools import TLRUCache
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "lifetimes and a maxsize in memory need the package cachetools: pip install "
-            "cachetools, or install durabledict with its extra [stores]",
-            name=error.name,
-        ) from error
+        raise_if_missing(
+            error, "lifetimes and a maxsize in memory need", "cachetools", extra="stores"
+        )
+        raise
 
     class Entries(TLRUCache[Any, Any]):
         def expire(self, time: float | None = None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..basicencodings import PickleEncoding
+from ..extras import raise_if_missing
 from ..hiding import kind_of
 from ..locks import LEASE, Lease
 from . import lifetime as clock
@@ -31,13 +32,8 @@ try:
     from .generations import TRIES, Generations, not_kept
     from .metacommands import TOO_LARGE, Reply, get_many
 except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("pymemcache"):
-        raise
-    raise ImportError(
-        "MemcacheStore needs the package pymemcache: pip install pymemcache, or install "
-        "durabledict with its extra [memcached]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "MemcacheStore needs", "pymemcache", extra="memcached")
+    raise
 
 __all__ = ["MemcacheStore"]
 

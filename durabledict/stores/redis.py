@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..basicencodings import PickleEncoding
+from ..extras import raise_if_missing
 from ..locks import LEASE, Lease
 from .cells import is_marker, is_name, marker, new_token, pack_pointer, record_of
 from .dictionary import stale_pointers
@@ -26,13 +27,8 @@ try:
     from ..redisservers import client_of
     from .redispipe import Call, Pipe, call, run
 except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("redis"):
-        raise
-    raise ImportError(
-        "RedisStore needs the package redis: pip install redis, or install durabledict with its "
-        "extra [redis]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "RedisStore needs", "redis", extra="redis")
+    raise
 
 __all__ = ["RedisStore"]
 

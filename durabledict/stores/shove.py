@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from .. import coder
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
+from ..extras import raise_if_missing
 from ..hiding import kind_of
 from . import lifetime
 from .cells import is_marker
@@ -149,11 +150,8 @@ def _open(url: str, options: dict[str, Any]) -> Any:
     try:
         import fsspec  # type: ignore[import-untyped]  # it has no types
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "a URL needs the package fsspec: pip install fsspec, or install durabledict with its "
-            "extra [files]",
-            name=error.name,
-        ) from error
+        raise_if_missing(error, "a URL needs", "fsspec", extra="files")
+        raise
     location, credentials = location_of(url)
     return fsspec.get_mapper(location, **{**credentials, **options})
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ..extras import raise_if_missing
 from ..hiding import kind_of
 from ..locks import LEASE, Lease
 from ..stampcaches import call_after_fork
@@ -38,13 +39,8 @@ try:
     from .sqlalchemyqueries import checked_names, find, find_one
     from .sqlalchemyrows import reload, rows_of
 except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("sqlalchemy"):
-        raise
-    raise ImportError(
-        "SqlAlchemyStore needs the package SQLAlchemy: pip install SQLAlchemy, or install "
-        "durabledict with its extra [sqlalchemy]",
-        name=error.name,
-    ) from error
+    raise_if_missing(error, "SqlAlchemyStore needs", "SQLAlchemy", extra="sqlalchemy")
+    raise
 
 __all__ = ["SqlAlchemyStore"]
 
