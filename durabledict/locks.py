@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING
 from . import renewals
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 __all__ = ["LEASE", "Lease", "Mutex", "ProcessLease", "pauses"]
@@ -293,12 +291,7 @@ class Mutex:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

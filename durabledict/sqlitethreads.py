@@ -12,7 +12,7 @@ from .sqliteconnection import Connection
 from .sqliteshared import SharedFile
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
 __all__ = ["Connections", "Own"]
 
@@ -129,12 +129,7 @@ class Own:
         connection.is_busy = True
         return connection
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         connection = self._connection
         if connection is None:
             return

@@ -109,12 +109,7 @@ class BaseDictionaryStore(ReservingStore):
 
     def _read_many(self, names: Iterable[str]) -> Mapping[str, bytes]:
         """Return what is stored, by name; a name without anything is left out."""
-        found = {}
-        for name in names:
-            cell = self._read(name)
-            if cell is not None:
-                found[name] = cell
-        return found
+        return self._read_each(names)
 
     def _write_many(self, writings: Iterable[Writing]) -> None:
         """Store many, in this order."""

@@ -53,12 +53,11 @@ class TaggingStore(BaseStore):
 
     def _read_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return the tokens of groups; what has none is left out."""
-        found = {}
-        for name in names:
-            cell = self._read(name)
-            if cell is not None:
-                found[name] = cell
-        return found
+        return self._read_each(names)
+
+    def _read_each(self, names: Iterable[str]) -> dict[str, bytes]:
+        cells = ((name, self._read(name)) for name in names)
+        return {name: cell for name, cell in cells if cell is not None}
 
     def _add_tokens(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return the tokens of groups; what has none gets one.

@@ -6,12 +6,9 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from ..base import DurableDict
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["override"]
 
@@ -86,12 +83,7 @@ class override(ContextDecorator, Generic[D]):  # noqa: N801  # read as a verb, a
         del replaced  # finalizers run outside the lock
         return durable
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         layer = self._entered.pop()
         durable = self._durable
         with durable._copy_lock:
