@@ -28,8 +28,10 @@ __all__ = [
     "ended_well",
     "everything_works",
     "fork",
+    "held_by_a_thread",
     "run",
     "start",
+    "watch_goes_on_in_both",
 ]
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +99,19 @@ class Stop:
         assert not self.errors
 
 
+@contextmanager
+def held_by_a_thread(lock: Any) -> Iterator[None]:
+    """Have another thread of this process hold a lock during the body."""
+    stop = Stop()
+
+    def hold() -> None:
+        with lock:
+            stop.here()
+
+    with stop.by(hold):
+        yield
+
+
 def fork(child: Callable[[], object]) -> int:
     """Run a function in a forked child; return its id."""
     sys.stdout.flush()
@@ -134,6 +149,52 @@ def everything_works(d: Any) -> None:
     assert list(d.items()) == [("k", 2)]
     d.replace_all({"k": 1})
     assert d.sync(force=True) is False
+
+
+def watch_goes_on_in_both(d: Any, other: Any, kept: Callable[[], set[Any]] = set) -> None:
+    """Watch in the parent; the child starts a thread of its own at its first read.
+
+    :param d: a manual dict
+    :param other: where its keyspace is written
+    :param kept: tells what the parent has open, of which the child closes nothing
+
+    """
+    changed = threading.Event()
+    d.on_change(lambda *_: changed.set())
+    watch = d.watch(interval=2 * PATIENCE)
+    other["k"] = 1
+    assert changed.wait(PATIENCE)
+    parents = kept()
+    child_watches, child_heard = Signal(), Signal()
+
+    def child() -> None:
+        changed.clear()
+        assert not watch.running
+        assert d["k"] == 1
+        assert watch.running
+        d.sync()
+        child_watches.give()
+        assert changed.wait(PATIENCE)
+        assert d["k"] == 2
+        assert kept() >= parents
+        child_heard.give()
+        d.close()
+        assert threading.active_count() == 1
+
+    changed.clear()
+    pid = fork(child)
+    child_watches.wait()
+    other["k"] = 2
+    assert changed.wait(PATIENCE)
+    child_heard.wait()
+    ended_well(pid)
+    changed.clear()
+    assert watch.running
+    other["k"] = 3
+    assert changed.wait(PATIENCE)
+    assert d["k"] == 3
+    d.close()
+    other.close()
 
 
 def run(scenario: Callable[..., None], *arguments: object) -> None:

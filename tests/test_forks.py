@@ -32,7 +32,17 @@ from durabledict import (
 from durabledict.reading import Syncing
 from durabledict.sqliteconnection import Connection
 
-from .scenarios import PATIENCE, Signal, Stop, end, ended_well, everything_works, fork, run
+from .scenarios import (
+    PATIENCE,
+    Signal,
+    Stop,
+    end,
+    ended_well,
+    everything_works,
+    fork,
+    held_by_a_thread,
+    run,
+)
 from .test_subclassing import FourMethods, Table
 
 
@@ -52,13 +62,7 @@ def is_syncing(d: object) -> bool:
 def copy_lock_is_held(kind: str, place: Path) -> None:
     d = opened(kind, place)
     d["k"] = 1
-    stop = Stop()
-
-    def hold() -> None:
-        with d._copy_lock:
-            stop.here()
-
-    with stop.by(hold):
+    with held_by_a_thread(d._copy_lock):
         ended_well(fork(partial(everything_works, d)))
     everything_works(d)
 
@@ -102,19 +106,14 @@ def sync_mutex_is_held(kind: str, place: Path) -> None:
 
 def subscriptions_are_being_changed(kind: str, place: Path) -> None:
     d = opened(kind, place)
-    stop = Stop()
     heard: list[Any] = []
-
-    def hold() -> None:
-        with d._feed._edit:
-            stop.here()
 
     def child() -> None:
         d.on_change(lambda *change: heard.append(change))
         d["k"] = 1
         assert heard == [("k", MISSING, 1)]
 
-    with stop.by(hold):
+    with held_by_a_thread(d._feed._edit):
         ended_well(fork(child))
 
 
@@ -552,13 +551,7 @@ def test_the_child_neither_uses_nor_closes_what_the_parent_opened(how: str, tmp_
 def storage_is_locked(place: Path) -> None:
     d = opened("memory", place)
     d["k"] = 1
-    stop = Stop()
-
-    def hold() -> None:
-        with d.storage.changed:
-            stop.here()
-
-    with stop.by(hold):
+    with held_by_a_thread(d.storage.changed):
         ended_well(fork(partial(everything_works, d)))
     everything_works(d)
 

@@ -10,7 +10,6 @@ import ctypes
 import gc
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,7 +21,14 @@ import redis
 from durabledict import RedisDict, redisservers
 
 from .redisclusters import ClusterServers
-from .scenarios import PATIENCE, Signal, Stop, ended_well, everything_works, fork, run
+from .scenarios import (
+    ended_well,
+    everything_works,
+    fork,
+    held_by_a_thread,
+    run,
+    watch_goes_on_in_both,
+)
 from .servers import wait_until
 
 NAME = "of-the-scenario"
@@ -184,55 +190,15 @@ def grandchildren(url: str) -> None:
 
 
 def watch_runs(url: str) -> None:
-    """The parent's thread waits in an XREAD; the child starts its own at its first read."""
-    d, other = opened(url, autosync=False), opened(url)
-    changed = threading.Event()
-    d.on_change(lambda *_: changed.set())
-    watch = d.watch(interval=2 * PATIENCE)
-    other["k"] = 1
-    assert changed.wait(PATIENCE)
-    parents = connections(url)
-    child_watches, child_heard = Signal(), Signal()
-
-    def child() -> None:
-        changed.clear()
-        assert not watch.running
-        assert d["k"] == 1
-        assert watch.running
-        child_watches.give()
-        assert changed.wait(PATIENCE)
-        assert d["k"] == 2
-        assert connections(url) >= parents
-        child_heard.give()
-        d.close()
-
-    changed.clear()
-    pid = fork(child)
-    child_watches.wait()
-    other["k"] = 2
-    assert changed.wait(PATIENCE)
-    child_heard.wait()
-    ended_well(pid)
-    changed.clear()
-    assert watch.running
-    other["k"] = 3
-    assert changed.wait(PATIENCE)
-    assert d["k"] == 3
-    d.close()
-    other.close()
+    """The parent's thread waits in an XREAD."""
+    watch_goes_on_in_both(opened(url, autosync=False), opened(url), partial(connections, url))
 
 
 def register_is_locked(url: str) -> None:
     """A thread of the parent makes a dict, that is it holds the lock of the register."""
     d = opened(url)
     d["k"] = 1
-    stop = Stop()
-
-    def hold() -> None:
-        with redisservers._lock:
-            stop.here()
-
-    with stop.by(hold):
+    with held_by_a_thread(redisservers._lock):
         ended_well(fork(partial(everything_works, d)))
     everything_works(d)
 
@@ -243,13 +209,7 @@ def connection_is_in_use(url: str) -> None:
     d["k"] = 1
     server = d._primary.server
     for lock in (server._check_lock, server._lock, d._primary._servers._lock):
-        stop = Stop()
-
-        def hold(lock: Any = lock, stop: Stop = stop) -> None:
-            with lock:
-                stop.here()
-
-        with stop.by(hold):
+        with held_by_a_thread(lock):
             ended_well(fork(partial(everything_works, d)))
             ended_well(fork(d.close))
     connection, era = server.take(server.timeout)

@@ -31,7 +31,16 @@ from durabledict import ZookeeperDict, forking, zookeeperclient
 from durabledict.zookeeperclient import NotConnectedError
 from durabledict.zookeepertwins import twin
 
-from .scenarios import PATIENCE, Signal, Stop, ended_well, everything_works, fork, run
+from .scenarios import (
+    PATIENCE,
+    Stop,
+    ended_well,
+    everything_works,
+    fork,
+    held_by_a_thread,
+    run,
+    watch_goes_on_in_both,
+)
 from .servers import HOST, free_port, wait_until
 from .zookeeperservers import ZookeeperServer, started
 
@@ -263,44 +272,8 @@ def dicts_of_one_client(port: int, path: str) -> None:
 
 
 def watch_runs(port: int, path: str) -> None:
-    """The child starts its own thread at its first read."""
     server = server_at(port)
-    d = Dict(path, server.client(), False)
-    other = Dict(path, server.client())
-    changed = threading.Event()
-    d.on_change(lambda *_: changed.set())
-    watch = d.watch(interval=2 * PATIENCE)
-    other["k"] = 1
-    assert changed.wait(PATIENCE)
-    child_watches, child_heard = Signal(), Signal()
-
-    def child() -> None:
-        changed.clear()
-        assert not watch.running
-        assert d["k"] == 1
-        assert watch.running
-        d.sync()
-        child_watches.give()
-        assert changed.wait(PATIENCE)
-        assert d["k"] == 2
-        child_heard.give()
-        d.close()
-        assert threading.active_count() == 1
-
-    changed.clear()
-    pid = fork(child)
-    child_watches.wait()
-    other["k"] = 2
-    assert changed.wait(PATIENCE)
-    child_heard.wait()
-    ended_well(pid)
-    changed.clear()
-    assert watch.running
-    other["k"] = 3
-    assert changed.wait(PATIENCE)
-    assert d["k"] == 3
-    d.close()
-    other.close()
+    watch_goes_on_in_both(Dict(path, server.client(), False), Dict(path, server.client()))
 
 
 def locks_are_held(port: int, path: str) -> None:
@@ -315,13 +288,7 @@ def locks_are_held(port: int, path: str) -> None:
         d._sync_mutex,
         d._copy_lock,
     ):
-        stop = Stop()
-
-        def hold(lock: Any = lock, stop: Stop = stop) -> None:
-            with lock:
-                stop.here()
-
-        with stop.by(hold):
+        with held_by_a_thread(lock):
             ended_well(fork(partial(everything_works, d)), fork(d.close))
     everything_works(d)
     d.close()
