@@ -57,11 +57,7 @@ def all_three() -> Iterator[Ensemble]:
 def ensemble(all_three: Ensemble) -> Iterator[Ensemble]:
     """The same one for all tests, with three servers that run."""
     yield all_three
-    for server in all_three.servers:
-        if server.paused:
-            server.resume()
-        server.start()
-    all_three.wait_for_quorum()
+    all_three.mend()
 
 
 @pytest.fixture

@@ -332,6 +332,14 @@ class Ensemble:
                 raise ServerError(server._complaint("it ended"))
         return [server for server in self.servers if server.running and not server.paused]
 
+    def mend(self) -> None:
+        """Have all of them run again, those that were killed and those that were paused."""
+        for server in self.servers:
+            if server.paused:
+                server.resume()
+            server.start()
+        self.wait_for_quorum()
+
     def wait_for_quorum(self) -> EnsembleServer:
         """Wait until of those neither killed nor paused one leads, and the others follow it.
 
