@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from tests.memcachedserver import MemcachedServer
 from tests.postgresserver import PostgresServer
@@ -79,28 +80,25 @@ def _sqlite() -> Iterator[Backend]:
 
 
 @contextmanager
+def _behind(place: Place, name: str, proxy_to: Callable[[int], TcpProxy]) -> Iterator[Proxied]:
+    """Give a place with a proxy before its server."""
+    with proxy_to(place["port"]) as proxy:
+        yield Proxied({**place, "port": proxy.port}, {name: proxy})
+
+
+@contextmanager
 def _redis() -> Iterator[Backend]:
     with RedisServer() as server:
-
-        @contextmanager
-        def proxied() -> Iterator[Proxied]:
-            with TcpProxy(server.port) as proxy:
-                yield Proxied({"kind": "redis", "port": proxy.port}, {"Redis": proxy})
-
         place = {"kind": "redis", "port": server.port}
+        proxied = partial(_behind, place, "Redis", TcpProxy)
         yield Backend("RedisDict", place, (STRICT, SECONDS, SYNC, WATCH), proxied)
 
 
 @contextmanager
 def _zookeeper() -> Iterator[Backend]:
     with ZookeeperServer() as server:
-
-        @contextmanager
-        def proxied() -> Iterator[Proxied]:
-            with ZookeeperProxy(server.port) as proxy:
-                yield Proxied({"kind": "zookeeper", "port": proxy.port}, {"ZooKeeper": proxy})
-
         place = {"kind": "zookeeper", "port": server.port}
+        proxied = partial(_behind, place, "ZooKeeper", ZookeeperProxy)
         yield Backend("ZookeeperDict", place, (STRICT, LEADER, SYNC, WATCH), proxied)
 
 

@@ -18,9 +18,8 @@ from .measure import Comparison, Statement, compare
 from .reads import entries
 from .redisloads import HGETALL
 from .rediswrites import SETTLED
-from .syncs import BATCH
+from .syncs import BATCH, sync_after_one_change
 from .tables import Row
-from .writes import in_random_order, new_values
 
 __all__ = ["redis_syncs"]
 
@@ -59,14 +58,7 @@ def _after_one_change(server: RedisServer, number: int) -> Iterator[Statement]:
         while batch := dict(islice(items, BATCH)):
             writer.update(batch)
         reader.sync()
-        syncing = Statement(
-            "d.sync()",
-            untimed="w[next(k)] = next(v)",
-            d=reader,
-            w=writer,
-            k=in_random_order(writer),
-            v=new_values(),
-        )
+        syncing = sync_after_one_change(writer, reader)
         syncing.one_by_one(SETTLED)
         yield syncing
 

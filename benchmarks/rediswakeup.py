@@ -18,20 +18,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import redis
 
-from durabledict import MISSING, RedisDict
-from durabledict.errors import Missing
+from durabledict import RedisDict
 from tests.redisservers import RedisServer
 
 from .children import ask, child
 from .cores import both_ways
 from .measure import Comparison
 from .tables import Row, Spread
-from .wakeup import KEY, latencies
+from .wakeup import KEY, latencies, noting
 
 __all__ = ["redis_latencies", "redis_wakeups"]
 
@@ -108,19 +107,9 @@ def _write(d: RedisDict[str, int]) -> dict[int, int]:
 # -- the children -----------------------------------------------------------------------------
 
 
-@contextmanager
-def _watching(url: str, seen: dict[str, Seen]) -> Iterator[None]:
-    """Note when a manual dict with a watch shows a value."""
-    noted = seen.setdefault("watch", [])
-
-    def note(key: str, old: object, new: int | Missing) -> None:
-        assert new is not MISSING
-        noted.append((new, time.monotonic_ns()))
-
-    with RedisDict[str, int].from_url(url, NAME, autosync=False) as d:
-        d.on_change(note)
-        with d.watch():
-            yield
+def _watching(url: str, seen: dict[str, Seen]) -> AbstractContextManager[None]:
+    d = RedisDict[str, int].from_url(url, NAME, autosync=False)
+    return noting(d, seen.setdefault("watch", []))
 
 
 @contextmanager

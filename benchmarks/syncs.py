@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 
-from durabledict import SqliteDict
+from durabledict import DurableDict, SqliteDict
 
 from .measure import Statement, compare
 from .reads import entries
@@ -48,7 +48,9 @@ def pair(folder: str, number: int) -> Iterator[tuple[SqliteDict[str, str], Sqlit
         yield writer, stack.enter_context(reader)
 
 
-def sync_after_one_change(writer: SqliteDict[str, str], reader: SqliteDict[str, str]) -> Statement:
+def sync_after_one_change(
+    writer: DurableDict[str, str], reader: DurableDict[str, str]
+) -> Statement:
     """Return the statement that syncs, after one entry was written untimed."""
     return Statement(
         "d.sync()",

@@ -21,17 +21,17 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
-from durabledict import MISSING, SqliteDict
+from durabledict import MISSING, DurableDict, SqliteDict
 from durabledict.errors import Missing
 
 from .children import ask, child
 from .tables import Amount
 
-__all__ = ["Wakeups", "latencies", "wakeups"]
+__all__ = ["Wakeups", "latencies", "noting", "wakeups"]
 
 # Seconds between two writes: at random between the first two, or the last one, after which a loop
 # that pauses ever longer has reached its longest pause.
@@ -147,17 +147,21 @@ Seen = list[tuple[int, int]]
 
 
 @contextmanager
-def _watching(path: str, seen: Seen) -> Iterator[None]:
+def noting(d: DurableDict[str, int], seen: Seen) -> Iterator[None]:
     """Note when a manual dict with a watch shows a value."""
 
     def note(key: str, old: object, new: int | Missing) -> None:
         assert new is not MISSING
         seen.append((new, time.monotonic_ns()))
 
-    with SqliteDict[str, int](path, autosync=False) as d:
+    with d:
         d.on_change(note)
         with d.watch():
             yield
+
+
+def _watching(path: str, seen: Seen) -> AbstractContextManager[None]:
+    return noting(SqliteDict(path, autosync=False), seen)
 
 
 @contextmanager

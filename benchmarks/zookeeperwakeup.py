@@ -17,19 +17,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from kazoo.client import KazooClient
 
-from durabledict import MISSING, ZookeeperDict
-from durabledict.errors import Missing
+from durabledict import ZookeeperDict
 from tests.zookeeperservers import ZookeeperServer, started
 
 from .children import ask, child
 from .measure import Comparison
 from .tables import Row, Spread
-from .wakeup import KEY, latencies
+from .wakeup import KEY, latencies, noting
 from .zookeeperserver import anywhere_and_pinned, path_of
 
 __all__ = ["zookeeper_wakeups"]
@@ -103,18 +102,8 @@ def _write(d: ZookeeperDict[str, int]) -> list[int]:
 # -- the children -----------------------------------------------------------------------------
 
 
-@contextmanager
-def _watching(client: KazooClient, seen: Seen) -> Iterator[None]:
-    """Note when a manual dict with a watch shows a value."""
-
-    def note(key: str, old: object, new: int | Missing) -> None:
-        assert new is not MISSING
-        seen.append((new, time.monotonic_ns()))
-
-    with ZookeeperDict[str, int](FOLDER, client, autosync=False) as d:
-        d.on_change(note)
-        with d.watch():
-            yield
+def _watching(client: KazooClient, seen: Seen) -> AbstractContextManager[None]:
+    return noting(ZookeeperDict(FOLDER, client, autosync=False), seen)
 
 
 @contextmanager

@@ -70,17 +70,22 @@ def test_statements_take_turns() -> None:
     assert "".join(rounds) == "ABA" "BAA" "AAB" "ABA"  # fmt: skip
 
 
-def test_the_fastest_round_counts() -> None:
+def compared_in_three_rounds(**options: Any) -> Comparison:
     clock = Clock()
-    # Three times for the calibration; then three rounds of three.
+    # Two times are for the calibration; then there are two of each round.
     baseline = iter([1.0, 1.0, 2.0, 2.5, 2.2, 3.0, 2.4, 4.0])
-    compared = compare(
+    return compare(
         Statement("work('A', next(seconds))", work=clock.work, seconds=baseline),
         Statement("work('B', 6.0)", work=clock.work),
         rounds=3,
         round_seconds=1.0,
         timer=clock,
+        **options,
     )
+
+
+def test_the_fastest_round_counts() -> None:
+    compared = compared_in_three_rounds()
     # A took 2.0, 3.0 and 4.0; the second A 2.5, 2.2 and 2.4.
     assert compared.baseline == 2.0
     assert compared.again == pytest.approx(2.2)
@@ -177,17 +182,7 @@ def test_a_write_is_seen_with_the_first_value_that_is_not_older() -> None:
 
 
 def test_the_median_round_may_count() -> None:
-    clock = Clock()
-    # One time for the calibration of each; then three rounds.
-    baseline = iter([1.0, 1.0, 2.0, 2.5, 2.2, 3.0, 2.4, 4.0])
-    compared = compare(
-        Statement("work('A', next(seconds))", work=clock.work, seconds=baseline),
-        Statement("work('B', 6.0)", work=clock.work),
-        rounds=3,
-        round_seconds=1.0,
-        timer=clock,
-        pick=median,
-    )
+    compared = compared_in_three_rounds(pick=median)
     assert compared.baseline == pytest.approx(3.0)
     assert compared.again == pytest.approx(2.4)
 
