@@ -21,7 +21,7 @@ from durabledict.testing.tools import Clock
 
 from .memcachedserver import MemcachedServer
 from .servers import HOST, PATIENCE, wait_until
-from .stampcases import read, write_from_eight_threads
+from .stampcases import check_held, check_lost, check_unavailable, read, write_from_eight_threads
 from .tcpproxy import TcpProxy, each_chunk
 
 KEY = "stamp"
@@ -142,19 +142,11 @@ def test_every_client_holds_a_stamp_and_stays_as_it_is(
 ) -> None:
     with closing(KINDS[kind](address, **OPTIONS[options])) as client:
         before = settings_of(client)
-        one, two = CacheStamp(client, KEY), CacheStamp(client, KEY)
-        known = read(one)
-        assert read(two) == known
-        with one.writing() as write:
-            pass
-        assert (write.before, write.after) == (known, read(two))
-        two.touch()
-        one.renew()
-        assert read(one) == read(two)
+        held = check_held(client, KEY)
         assert settings_of(client) == before
         prefix = OPTIONS[options].get("key_prefix", b"").decode()
         with closing(Client(address, allow_unicode_keys=True)) as other:
-            assert int(other.get(prefix + KEY)) // WRITERS == read(one).number
+            assert int(other.get(prefix + KEY)) // WRITERS == held.number
 
 
 def test_clients_of_all_kinds_share_one_stamp(address: Address) -> None:
@@ -240,25 +232,7 @@ class TestLost:
                 own.restart()
 
         with closing(PooledClient((HOST, own.port))) as client:
-            writer, reader = CacheStamp(client, KEY), CacheStamp(client, KEY)
-            known = read(reader)
-            lose()
-            second = read(reader)
-            assert second != known
-            opening = writer.begin()
-            lose()
-            writer.end(opening)
-            third = read(reader)
-            assert third not in (known, second)
-            opening = writer.begin()
-            lose()
-            fourth = read(reader)  # beside the writer, and before it has committed
-            writer.end(opening)
-            assert read(reader) not in (known, second, third, fourth)
-            lose()
-            with writer.writing() as write:
-                pass
-            assert write.after == read(reader)
+            check_lost(client, KEY, lose)
 
     def test_it_is_evicted(self) -> None:
         with MemcachedServer("-m", "2") as server, closing(server.client()) as client:
@@ -322,9 +296,7 @@ class TestOutage:
             stamp = CacheStamp(client, KEY)
             known = read(stamp)
             own.pause()
-            for action in (stamp.read, stamp.begin, stamp.touch, stamp.renew):
-                with pytest.raises(stamp.unavailable):
-                    action()
+            check_unavailable(stamp)
             own.resume()
             # What was sent may be done yet, one after the other; the late answers nobody reads.
             wait_until(lambda: read(stamp).number != known.number, "something has arrived")
@@ -476,9 +448,7 @@ class TestSeveralNodes:
             read(stamp)
             self.holder(nodes).kill()
             for _ in range(3):
-                for action in (stamp.read, stamp.begin, stamp.touch, stamp.renew):
-                    with pytest.raises(stamp.unavailable):
-                        action()
+                check_unavailable(stamp)
 
     def test_all_are_away(self, nodes: list[MemcachedServer]) -> None:
         with closing(self.client(nodes, dead_timeout=60)) as client:

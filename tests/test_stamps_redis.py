@@ -18,7 +18,7 @@ from durabledict.testing.tools import Clock
 from .redisclusters import ClusterServers, SentinelServers
 from .redisservers import RedisServer
 from .servers import HOST, wait_until
-from .stampcases import read, write_from_eight_threads
+from .stampcases import check_held, check_lost, check_unavailable, read, write_from_eight_threads
 from .tcpproxy import TcpProxy
 
 KEY = "stamp"
@@ -56,18 +56,9 @@ def settings_of(client: Any) -> Any:
 def test_every_client_holds_a_stamp_and_stays_as_it_is(redis_url: str, options: str) -> None:
     with redis.Redis.from_url(redis_url, **OPTIONS[options]) as client:
         before = settings_of(client)
-        one, two = CacheStamp(client, KEY), CacheStamp(client, KEY)
-        assert one.identity == two.identity
-        known = read(one)
-        assert read(two) == known
-        with one.writing() as write:
-            pass
-        assert (write.before, write.after) == (known, read(two))
-        two.touch()
-        one.renew()
-        assert read(one) == read(two)
+        held = check_held(client, KEY)
         assert settings_of(client) == before
-        assert int(client.get(KEY) or 0) // WRITERS == read(one).number
+        assert int(client.get(KEY) or 0) // WRITERS == held.number
         assert client.ttl(KEY) == -1
 
 
@@ -112,28 +103,7 @@ class TestLost:
                 own.ask("FLUSHALL" if way == "FLUSHALL" else f"DEL {KEY}")
 
         with own.client() as client:
-            writer, reader = CacheStamp(client, KEY), CacheStamp(client, KEY)
-            known = read(reader)
-            lose()
-            second = read(reader)
-            assert second != known
-            opening = writer.begin()
-            lose()
-            writer.end(opening)
-            third = read(reader)
-            assert third not in (known, second)
-            opening = writer.begin()
-            lose()
-            fourth = read(reader)  # beside the writer, and before it has committed
-            writer.end(opening)
-            assert read(reader) not in (known, second, third, fourth)
-            lose()
-            with writer.writing() as write:
-                pass
-            assert write.after == read(reader)
-            lose()
-            writer.touch()
-            assert read(reader) != write.after
+            check_lost(client, KEY, lose)
 
     def test_two_writers_meet_where_there_is_none(self, redis_client: redis.Redis) -> None:
         """INCRBY made the key for the one, and the other adds to that."""
@@ -209,9 +179,7 @@ class TestOutage:
             stamp = CacheStamp(client, KEY)
             read(stamp)
             own.pause()
-            for action in (stamp.read, stamp.begin, stamp.touch, stamp.renew):
-                with pytest.raises(stamp.unavailable):
-                    action()
+            check_unavailable(stamp)
             own.resume()
             known = read(stamp)  # no late answer
             stamp.touch()
