@@ -30,6 +30,7 @@ from durabledict.stores.cells import pack_record
 from durabledict.stores.keys import locate
 from durabledict.testing import StoreSuite
 from durabledict.testing.things import Automobile, Car, Empty, Keyless, Thing, Unpicklable
+from durabledict.testing.tools import Clock
 
 from . import scenarios
 from .memcachedserver import MemcachedServer
@@ -576,13 +577,19 @@ def test_pickles_and_unpickles_of_one_put_and_two_gets(memcached_server: Memcach
 
 
 @contextmanager
-def own_memcached() -> Iterator[tuple[MemcachedServer, TcpProxy, MemcacheStore]]:
+def cached(
+    last: BaseStore,
+) -> Iterator[tuple[ChainedStore, TcpProxy, Clock, MemcacheStore, MemcachedServer]]:
+    """Put something old into a chain of a memcached of its own, behind a proxy, and of `last`."""
     with (
         MemcachedServer() as server,
         TcpProxy(server.port, each_chunk) as proxy,
         MemcacheStore([f"127.0.0.1:{proxy.port}"]) as store,
+        StoreSuite().clocks() as clock,
     ):
-        yield server, proxy, store
+        chain = ChainedStore([store, last])
+        chain.put(Thing(1, value="old"))
+        yield chain, proxy, clock, store, server
 
 
 def down(proxy: TcpProxy) -> None:
@@ -591,11 +598,8 @@ def down(proxy: TcpProxy) -> None:
 
 
 def test_a_cache_that_is_down_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    suite = StoreSuite()
-    with own_memcached() as (_, proxy, store), suite.clocks() as clock:
-        last = ProcessMemoryStore()
-        chain = ChainedStore([store, last])
-        chain.put(Thing(1, value="old"))
+    last = ProcessMemoryStore()
+    with cached(last) as (chain, proxy, clock, store, _):
         down(proxy)
         for number in range(5):
             chain.put(Thing(1, value=number))
@@ -616,11 +620,8 @@ def test_a_cache_that_is_down_is_passed_over(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_cache_that_was_down_at_the_end_of_a_put_is_told_later() -> None:
-    suite = StoreSuite()
-    with own_memcached() as (server, proxy, store), suite.clocks() as clock:
-        last = SixMethods()
-        chain = ChainedStore([store, last])
-        chain.put(Thing(1, value="old"))
+    last = SixMethods()
+    with cached(last) as (chain, proxy, clock, _, server):
         original = last.batch_put
 
         def put_and_lose(objs: Any) -> None:
@@ -638,11 +639,8 @@ def test_a_cache_that_was_down_at_the_end_of_a_put_is_told_later() -> None:
 
 
 def test_a_cache_that_comes_back_during_a_put_is_told_at_its_end() -> None:
-    suite = StoreSuite()
-    with own_memcached() as (_, proxy, store), suite.clocks() as clock:
-        last = SixMethods()
-        chain = ChainedStore([store, last])
-        chain.put(Thing(1, value="old"))
+    last = SixMethods()
+    with cached(last) as (chain, proxy, clock, store, _):
         down(proxy)
         original = last.batch_put
 
@@ -664,11 +662,8 @@ def test_a_cache_that_comes_back_during_a_put_is_told_at_its_end() -> None:
 
 
 def test_a_durable_write_that_fails_while_a_cache_is_down() -> None:
-    suite = StoreSuite()
-    with own_memcached() as (_, proxy, store), suite.clocks() as clock:
-        last = SixMethods()
-        chain = ChainedStore([store, last])
-        chain.put(Thing(1, value="old"))
+    last = SixMethods()
+    with cached(last) as (chain, proxy, clock, *_):
         down(proxy)
         last.error = OSError("unknown outcome")
         with pytest.raises(OSError, match="unknown outcome"):

@@ -220,14 +220,19 @@ def test_a_commit_that_is_none_of_ours_is_named(tmp_path: Path, stamp: tuple[str
         assert d["a"] == 5
 
 
+def closed_file(path: Path) -> Path:
+    """Make a file with the good entries, which nobody has open."""
+    with SqliteDict[Any, Any](path, synchronous="OFF") as d:
+        d.update(GOOD)
+    return path
+
+
 @given(noise=st.binary(min_size=1, max_size=200), place=st.integers(0, 4096))
 @few
 def test_a_damaged_file_is_an_error_of_sqlite(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int
 ) -> None:
-    path = tmp_path_factory.mktemp("damage") / "d.sqlite"
-    with SqliteDict[Any, Any](path, synchronous="OFF") as d:
-        d.update(GOOD)
+    path = closed_file(tmp_path_factory.mktemp("damage") / "d.sqlite")
     with path.open("r+b") as file:
         file.seek(place)
         file.write(noise)
@@ -245,9 +250,7 @@ def test_a_damaged_file_is_an_error_of_sqlite(
 def test_noise_in_the_files_beside_it(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, noise: bytes
 ) -> None:
-    path = tmp_path_factory.mktemp("beside") / "d.sqlite"
-    with SqliteDict[Any, Any](path, synchronous="OFF") as d:
-        d.update(GOOD)
+    path = closed_file(tmp_path_factory.mktemp("beside") / "d.sqlite")
     Path(f"{path}{suffix}").write_bytes(noise)
     with SqliteDict[Any, Any](path, encoding=SAFE) as d:
         assert d == GOOD

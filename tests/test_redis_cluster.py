@@ -474,85 +474,83 @@ def exchange(primary: RedisServer, replica: RedisServer) -> None:
     )
 
 
-def test_a_primary_that_becomes_a_replica_is_left_by_a_client_that_reads_from_those() -> None:
-    """Rule 2.6: with READONLY on its connections the old primary would go on answering."""
+@contextmanager
+def reading_from_a_replica(
+    **options: Any,
+) -> Iterator[tuple[AnyDict, AnyDict, RedisServer, RedisServer, ClusterServers]]:
+    """Open a dict over a client that reads from replicas, and another one that writes.
+
+    :return: both dicts, the primary of their slot, its replica, and the cluster
+
+    """
     with ClusterServers() as cluster:
         primary = cluster.owner(b"k")
         with (
             replica_of(cluster, primary) as replica,
             closing(reading_from_replicas(cluster)) as client,
             closing(cluster.client()) as other,
-            AnyDict("k", client, autosync=False) as d,
+            AnyDict("k", client, **options) as d,
             AnyDict("k", other) as writer,
         ):
-            writer["a"] = "before"
+            yield d, writer, primary, replica, cluster
+
+
+def test_a_primary_that_becomes_a_replica_is_left_by_a_client_that_reads_from_those() -> None:
+    """Rule 2.6: with READONLY on its connections the old primary would go on answering."""
+    with reading_from_a_replica(autosync=False) as (d, writer, primary, replica, _):
+        writer["a"] = "before"
+        assert d.sync() is True
+        assert d["a"] == "before"
+        exchange(primary, replica)
+        for number in range(3):
+            writer["a"] = number
             assert d.sync() is True
-            assert d["a"] == "before"
-            exchange(primary, replica)
-            for number in range(3):
-                writer["a"] = number
-                assert d.sync() is True
-                assert d["a"] == number
-            d["a"] = "its own"
-            assert writer["a"] == "its own"
+            assert d["a"] == number
+        d["a"] = "its own"
+        assert writer["a"] == "its own"
 
 
 def test_a_strict_read_is_never_answered_by_a_primary_that_has_become_a_replica() -> None:
     """Rule 2.6: as above, in between two looks at the server's role."""
-    with ClusterServers() as cluster:
-        primary = cluster.owner(b"k")
-        with (
-            replica_of(cluster, primary) as replica,
-            closing(reading_from_replicas(cluster)) as client,
-            closing(cluster.client()) as other,
-            AnyDict("k", client) as d,
-            AnyDict("k", other) as writer,
-        ):
-            writer["a"] = "before"
-            assert d["a"] == "before"
-            d._look_at = math.inf
-            exchange(primary, replica)
-            with primary.counting() as calls:
-                for number in range(3):
-                    writer["a"] = number
-                    assert d["a"] == number
-            assert calls["get"] == 0
+    with reading_from_a_replica() as (d, writer, primary, replica, _):
+        writer["a"] = "before"
+        assert d["a"] == "before"
+        d._look_at = math.inf
+        exchange(primary, replica)
+        with primary.counting() as calls:
+            for number in range(3):
+                writer["a"] = number
+                assert d["a"] == number
+        assert calls["get"] == 0
 
 
 def test_a_client_that_reads_from_replicas_does_not_make_a_dict_do_so() -> None:
     """Rule 2.6, also where the client itself is asked, because the slot has moved."""
-    with ClusterServers() as cluster:
-        primary = cluster.owner(b"k")
-        with (
-            replica_of(cluster, primary) as replica,
-            closing(reading_from_replicas(cluster)) as client,
-            closing(cluster.client()) as other,
-            AnyDict("k", client) as d,
-            AnyDict("k", other) as writer,
-        ):
-            assert any(node.port == replica.port for node in nodes_of(client))
-            with replica.counting() as calls:
-                for number in range(20):
-                    writer["a"] = number
-                    assert d["a"] == number
-                    assert d.sync(force=True) is False
-            assert not {"get", "evalsha", "eval"} & {name for name, n in calls.items() if n}
-            # From here on the client's own GET would be answered by whoever has the slot's data.
-            asked: list[Any] = []
-            original: Any = client.execute_command
+    with reading_from_a_replica() as (d, writer, _, replica, cluster):
+        client: Any = d.connection
+        assert any(node.port == replica.port for node in nodes_of(client))
+        with replica.counting() as calls:
+            for number in range(20):
+                writer["a"] = number
+                assert d["a"] == number
+                assert d.sync(force=True) is False
+        assert not {"get", "evalsha", "eval"} & {name for name, n in calls.items() if n}
+        # From here on the client's own GET would be answered by whoever has the slot's data.
+        asked: list[Any] = []
+        original = client.execute_command
 
-            def execute_command(*arguments: Any, **options: Any) -> Any:
-                asked.append(arguments)
-                return original(*arguments, **options)
+        def execute_command(*arguments: Any, **options: Any) -> Any:
+            asked.append(arguments)
+            return original(*arguments, **options)
 
-            client.execute_command = execute_command  # type: ignore[method-assign]  # a hook
-            migration = cluster.migration(b"k")
-            migration.begin()
-            migration.move()
-            migration.finish()
-            writer["a"] = "moved"
-            assert d["a"] == "moved"
-            assert [arguments for arguments in asked if arguments[0] == "GET"] == []
+        client.execute_command = execute_command
+        migration = cluster.migration(b"k")
+        migration.begin()
+        migration.move()
+        migration.finish()
+        writer["a"] = "moved"
+        assert d["a"] == "moved"
+        assert [arguments for arguments in asked if arguments[0] == "GET"] == []
 
 
 # -- a node that is down --------------------------------------------------------------------------

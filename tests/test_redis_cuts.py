@@ -329,6 +329,17 @@ def test_a_load_whose_reply_is_lost_begins_anew(
     assert cut["a"] == "newer"
 
 
+def check_answers(d: Dict, keyspace: Keyspace) -> None:
+    """See that each answer is that to its own question, and none is one too old."""
+    for number in range(5):
+        keyspace.writer["b"] = number
+        assert d["b"] == number
+        assert d.last_synced == keyspace.writer.last_synced
+    assert dict(d.items()) == keyspace.truth()
+    d["c"] = 4
+    keyspace.check_strict()
+
+
 @pytest.mark.parametrize("what", HELD)
 def test_no_answer_is_one_too_old_after_a_late_reply(
     cut: Dict, proxy: TcpProxy, keyspace: Keyspace, what: str
@@ -339,13 +350,7 @@ def test_no_answer_is_one_too_old_after_a_late_reply(
     with pytest.raises(redis.TimeoutError):
         read()
     held.release()
-    for number in range(5):
-        keyspace.writer["b"] = number
-        assert cut["b"] == number
-        assert cut.last_synced == keyspace.writer.last_synced
-    assert dict(cut.items()) == keyspace.truth()
-    cut["c"] = 4
-    keyspace.check_strict()
+    check_answers(cut, keyspace)
 
 
 @pytest.mark.parametrize("what", HELD)
@@ -531,13 +536,7 @@ def test_a_read_that_is_left_unread_shifts_no_later_answer(
             while True:
                 left.sync()
     assert leaving.has_left
-    for number in range(5):
-        keyspace.writer["b"] = number
-        assert left["b"] == number
-        assert left.last_synced == keyspace.writer.last_synced
-    assert dict(left.items()) == keyspace.truth()
-    left["c"] = 4
-    keyspace.check_strict()
+    check_answers(left, keyspace)
 
 
 @pytest.mark.parametrize("name", WRITES)

@@ -409,6 +409,10 @@ class TestTheLookEachSecond:
             d["k"] = value
         os.replace(new, file)
 
+    def remove(self, file: Path) -> None:
+        for name in [file.name, *beside(file)]:
+            file.with_name(name).unlink()
+
     def test_a_file_that_was_replaced(
         self,
         file: Path,
@@ -467,10 +471,7 @@ class TestTheLookEachSecond:
     ) -> None:
         with SqliteDict[str, int](file) as d:
             d["k"] = 1
-            new = file.with_name("new.sqlite")
-            with SqliteDict[str, int](new) as other:
-                other["k"] = 2
-            os.replace(new, file)
+            self.replace(file, 2)
             # Somebody else noticed first, removed the old log, and wrote to the new file.
             for name in beside(file):
                 file.with_name(name).unlink()
@@ -525,8 +526,7 @@ class TestTheLookEachSecond:
     ) -> None:
         with SqliteDict[str, int](file) as d:
             d["k"] = 1
-            for name in [file.name, *beside(file)]:
-                file.with_name(name).unlink()
+            self.remove(file)
             clock.move(1.0)
             with pytest.raises(sqlite3.OperationalError, match="not there any more"):
                 d["k"]
@@ -541,8 +541,7 @@ class TestTheLookEachSecond:
         """Or it would write into a file that has no name any more."""
         with SqliteDict[str, int](file) as d:
             d["k"] = 1
-            for name in [file.name, *beside(file)]:
-                file.with_name(name).unlink()
+            self.remove(file)
             clock.move(1.0)
             with suppress(sqlite3.OperationalError):
                 SqliteDict[str, int](file).close()
@@ -552,10 +551,7 @@ class TestTheLookEachSecond:
                 d["k"] = 2
                 acknowledged = True
             assert file.exists() or not acknowledged
-            new = file.with_name("new.sqlite")
-            with SqliteDict[str, int](new) as other:
-                other["k"] = 3
-            os.replace(new, file)
+            self.replace(file, 3)
             clock.move(10.0)
             assert d["k"] == 3
 

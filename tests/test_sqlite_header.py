@@ -10,6 +10,7 @@ import mmap
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,26 @@ from .sqlitewatch import (
 )
 
 pytestmark = pytest.mark.usefixtures("clock", "watched")
+
+
+def nothing() -> None:
+    """What is done where nothing else is said."""
+
+
+def at_next_stamp(
+    d: Any, before: Callable[[], object] = nothing, after: Callable[[], object] = nothing
+) -> None:
+    """Act before or after the dict reads its stamp the next time."""
+    original = d.last_updated
+
+    def last_updated() -> Any:
+        vars(d).pop("last_updated")
+        before()
+        found = original()
+        after()
+        return found
+
+    d.last_updated = last_updated
 
 
 class TestAReadWhenNothingChanged:
@@ -142,14 +163,7 @@ class TestAReadWhenNothingChanged:
                 other["k"] = 3
 
             if when == "before the header":
-                original = d.last_updated
-
-                def last_updated() -> Any:
-                    vars(d).pop("last_updated")
-                    write()
-                    return original()
-
-                d.last_updated = last_updated  # type: ignore[method-assign]  # a hook
+                at_next_stamp(d, before=write)
             else:
                 # A cursor that is not fetched yet has its snapshot all the same.
                 which = Watched.before if when == "before the stamp" else Watched.after
@@ -165,15 +179,7 @@ class TestAReadWhenNothingChanged:
         with SqliteDict[str, int](file) as d, SqliteDict[str, int](file) as other:
             other["k"] = 1
             assert d["k"] == 1
-            original = d.last_updated
-
-            def last_updated() -> Any:
-                vars(d).pop("last_updated")
-                found = original()
-                other["k"] = 2
-                return found
-
-            d.last_updated = last_updated  # type: ignore[method-assign]  # a hook
+            at_next_stamp(d, after=lambda: other.__setitem__("k", 2))
             assert d["k"] == 1
             assert d["k"] == 2
 
@@ -342,15 +348,7 @@ class TestWhenItIsNotReliedOn:
         with SqliteDict[str, int](file) as d:
             d["k"] = 1
             warm(d)
-            original = d.last_updated
-
-            def last_updated() -> Any:
-                vars(d).pop("last_updated")
-                found = original()
-                d._doubt()
-                return found
-
-            d.last_updated = last_updated  # type: ignore[method-assign]  # a hook
+            at_next_stamp(d, after=d._doubt)
             d.sync()
             assert d._glimpse is None
             reloads = d.stats.reloads
@@ -412,16 +410,8 @@ class TestWhenItIsNotReliedOn:
         with SqliteDict[str, int](file) as d:
             d["k"] = 1
             warm(d)
-            original = d.last_updated
-
-            def last_updated() -> Any:
-                vars(d).pop("last_updated")
-                found = original()
-                d["k"] = 2
-                return found
-
             d._glimpse = None
-            d.last_updated = last_updated  # type: ignore[method-assign]  # a hook
+            at_next_stamp(d, after=lambda: d.__setitem__("k", 2))
             assert d["k"] == 2
             assert d._glimpse is None
             assert d["k"] == 2

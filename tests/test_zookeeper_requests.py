@@ -154,7 +154,11 @@ def test_sixteen_strict_reads_at_once_are_two_questions(asked: Asked) -> None:
 # -- syncs ----------------------------------------------------------------------------------------
 
 # How a change comes to be seen, and which questions to the leader that takes.
-WAYS: dict[str, tuple[Any, int]] = {"told": (True, 0), "strict": ("strict", 1), "sync": (False, 1)}
+WAYS: dict[str, tuple[Any, dict[str, int]]] = {
+    "told": (True, {}),
+    "strict": ("strict", {"sync": 1}),
+    "sync": (False, {"sync": 1}),
+}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -162,8 +166,7 @@ WAYS: dict[str, tuple[Any, int]] = {"told": (True, 0), "strict": ("strict", 1), 
 def test_a_changed_value_is_one_request_whatever_the_size(
     asked: Asked, way: str, size: int
 ) -> None:
-    autosync, questions = WAYS[way]
-    syncs = {"sync": questions} if questions else {}
+    autosync, syncs = WAYS[way]
     asked.fill(size)
     d = asked.open(autosync=autosync)
     for value in range(3):
@@ -190,8 +193,7 @@ def test_a_changed_value_is_one_request_whatever_the_size(
 def test_a_key_that_comes_or_goes_is_one_more_for_the_list(
     asked: Asked, way: str, size: int
 ) -> None:
-    autosync, questions = WAYS[way]
-    syncs = {"sync": questions} if questions else {}
+    autosync, syncs = WAYS[way]
     asked.fill(size)
     d = asked.open(autosync=autosync)
     for value in range(2):
