@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
-__all__ = ["not_measured"]
+__all__ = ["not_measured", "output_of"]
 
 
 def not_measured() -> dict[str, str]:
@@ -15,3 +18,17 @@ def not_measured() -> dict[str, str]:
 
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+
+
+def output_of(program: str) -> str:
+    """Return what a program prints, in an interpreter of its own where warnings are errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=Path(__file__).parent.parent,
+        env=not_measured(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout

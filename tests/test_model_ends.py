@@ -36,20 +36,6 @@ def project(django_project: None) -> None:
     """The tests' Django project."""
 
 
-@pytest.fixture(scope="module")
-def process(django_project: None) -> Iterator[OtherProcess]:
-    process = OtherProcess()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def thread() -> Iterator[OtherThread]:
-    thread = OtherThread()
-    yield thread
-    thread.close()
-
-
 def filled(alias: str = "default", autosync: Any = True, **options: Any) -> Any:
     d = opened(alias, autosync, **options)
     fill(d, {"a": 1})

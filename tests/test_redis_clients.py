@@ -8,12 +8,9 @@ from __future__ import annotations
 import gc
 import math
 import queue
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,11 +24,9 @@ from redis.retry import Retry
 import durabledict
 from durabledict import RedisDict, redisservers
 
-from . import not_measured
+from . import output_of
 from .redisservers import Certificates, RedisServer
 from .servers import HOST, PATIENCE, wait_until
-
-ROOT = Path(__file__).parent.parent
 
 NAME = "of-the-tests"
 
@@ -391,18 +386,10 @@ try:
 except ImportError as error:
     print(error.name, error)
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        env=not_measured(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert done.stdout.startswith("redis ")
-    assert "pip install redis" in done.stdout
-    assert "extra [redis]" in done.stdout
+    said = output_of(program)
+    assert said.startswith("redis ")
+    assert "pip install redis" in said
+    assert "extra [redis]" in said
 
 
 # -- who shares connections, and who closes them --------------------------------------------------

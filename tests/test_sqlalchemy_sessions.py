@@ -47,10 +47,8 @@ def on_postgres(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Eng
 
 
 @pytest.fixture
-def cache(memcached_server: MemcachedServer) -> Iterator[MemcacheStore]:
-    memcached_server.flush()
-    with MemcacheStore([f"127.0.0.1:{memcached_server.port}"]) as store:
-        yield store
+def cache(memcached: MemcacheStore) -> MemcacheStore:
+    return memcached
 
 
 @pytest.fixture

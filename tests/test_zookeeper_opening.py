@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +18,9 @@ import durabledict
 from durabledict import SignedEncoding, ZookeeperDict
 from durabledict.zookeeperclient import NotConnectedError
 
-from . import not_measured
+from . import output_of
 from .servers import HOST, free_port
 from .zookeeperservers import ZookeeperServer
-
-ROOT = Path(__file__).parent.parent
 
 Dict = ZookeeperDict[Any, Any]
 
@@ -271,19 +267,6 @@ def test_what_is_there_already_is_read_and_nothing_is_made(
 # -- importing ------------------------------------------------------------------------------------
 
 
-def run(program: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        env=not_measured(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stderr == ""
-    return done.stdout
-
-
 WITHOUT_KAZOO = """
 import sys
 
@@ -311,7 +294,7 @@ def test_without_the_driver_the_error_names_the_remedy() -> None:
         f"try:\n    {use}\nexcept ImportError as error:\n    print(error.name, error)\n"
         for use in USES
     )
-    lines = run(WITHOUT_KAZOO + uses).splitlines()
+    lines = output_of(WITHOUT_KAZOO + uses).splitlines()
     assert len(lines) == len(USES)
     for line in lines:
         assert line.startswith("kazoo ")
@@ -328,4 +311,4 @@ def test_kazoo_is_imported_when_the_dict_is_used() -> None:
         "durabledict.ZookeeperDict\n"
         "print('kazoo' in sys.modules, [n for n in sys.modules if n.startswith(('gevent', 'eve'))])"
     )
-    assert run(program).splitlines() == ["False True", "True []"]
+    assert output_of(program).splitlines() == ["False True", "True []"]
