@@ -22,6 +22,7 @@ from .servers import PATIENCE
 __all__ = [
     "PATIENCE",
     "STAMP_SELECT",
+    "Failing",
     "Forbidden",
     "Watched",
     "beside",
@@ -78,6 +79,20 @@ class Watched(Connection):
     def close(self) -> None:
         self.closed = True
         super().close()
+
+
+class Failing(Connection):
+    """A connection that does something else than it is told, once."""
+
+    instead: Callable[..., object] | None = None
+    at = ""
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        act = Failing.instead
+        if act is not None and sql.startswith(Failing.at):
+            Failing.instead = None
+            act(self, sql, *arguments)
+        return super().execute(sql, *arguments)
 
 
 def run(hooks: dict[str, Callable[[], object]], sql: str) -> None:
