@@ -29,12 +29,14 @@ class Watch:
 
     """
 
-    __slots__ = ("_tree", "fired", "name")
+    __slots__ = ("_tree", "fired", "is_dropped", "name")
 
     def __init__(self, tree: weakref.ref[Marks], name: str | None) -> None:
         self._tree = tree
         self.name = name
         self.fired = False
+        #: Whether the client is not to call it any more.
+        self.is_dropped = False
 
     def __call__(self, event: WatchedEvent) -> None:
         """Mark what changed; called on a thread of the client's, which must not wait."""

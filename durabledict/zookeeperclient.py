@@ -22,7 +22,7 @@ from kazoo.protocol.states import Callback, KazooState
 
 from . import reading
 from .zookeeperanswers import Moment, Watch
-from .zookeeperrequests import PlacedResult
+from .zookeeperrequests import Armed, PlacedResult
 from .zookeeperthreads import is_own_thread, refuse_own_thread
 from .zookeepertwins import hosts_of, twin
 
@@ -287,9 +287,11 @@ class Client:
         """Take a watch out of the client, which would keep it until its event.
 
         kazoo has no public way. The set that it keeps them in stays, as its thread may be about to
-        add to it; the server's watch stays as well, and fires once, for nobody.
+        add to it; the server's watch stays as well, and fires once, for nobody. One whose answer is
+        still to come is not entered any more.
 
         """
+        watch.is_dropped = True
         # That of the list is with the others where there is no place yet.
         for kind in ("_data_watchers", "_child_watchers"):
             kept = vars(self._kazoo).get(kind, {})
@@ -300,9 +302,10 @@ class Client:
         return (self._kazoo.chroot + path).rstrip("/") or "/"
 
     def send(self, request: object, moment: Moment | None = None) -> Any:
-        """Send a request that kazoo has no method for; return its result, to be waited for.
+        """Send a request, as kazoo has no method for it; return its result, to be waited for.
 
-        kazoo has no public way.
+        kazoo has no public way. Where the request arms a watch, that is entered before the result
+        is there.
 
         :param moment: taken at the answer's place among the events: when those that came before it
             have been heard, and none of those that come after it (rule 4.1)
@@ -310,10 +313,12 @@ class Client:
         """
         kazoo = self._kazoo
         result: Any = kazoo.handler.async_result()
-        if moment is None:
-            kazoo._call(request, result)
-        else:
-            kazoo._call(request, PlacedResult(result, partial(self._note, moment)))
+        on_success: Callable[[], object] = _nothing
+        if getattr(request, "watcher", None) is not None:
+            request = armed = Armed(kazoo, request)
+            on_success = armed.enter
+        on_answer = _nothing if moment is None else partial(self._note, moment)
+        kazoo._call(request, PlacedResult(result, on_success, on_answer))
         return result
 
     def _note(self, moment: Moment) -> None:
@@ -381,6 +386,10 @@ class _Listener:
         """Pass it on; return True to hear no more."""
         client = self._client()
         return client is None or client.kazoo is not self._kazoo() or client._heard(state)
+
+
+def _nothing() -> None:
+    """Do nothing at an answer that nobody else is to hear of."""
 
 
 def _stop(client: KazooClient) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from kazoo.client import KazooClient, TransactionRequest
+from kazoo.client import TransactionRequest
+from kazoo.protocol.serialization import GetData
 from kazoo.protocol.states import ZnodeStat
 
 from .changes import Commit
@@ -33,7 +34,7 @@ class Commits:
         self._client = client
         self._place = place
 
-    def arm(self, kazoo: KazooClient, entries: list[Entry]) -> dict[str, tuple[Watch, Any]]:
+    def arm(self, entries: list[Entry]) -> dict[str, tuple[Watch, Any]]:
         """Send the requests that arm the watches which a write on its way uses up.
 
         Nobody waits for the answers: they are the tree's, for the next sync. Where there was none
@@ -47,10 +48,8 @@ class Commits:
         wanted = self._tree.is_asked_for and len(entries) <= ARMED_AT_ONCE
         for entry in entries if wanted else ():
             watch = self._tree.watch(entry.name)
-            arming[entry.name] = (
-                watch,
-                kazoo.get_async(self._place.path_of(entry.name), watch=watch),
-            )
+            path = self._client.full_path(self._place.path_of(entry.name))
+            arming[entry.name] = watch, self._client.send(GetData(path, watch))
         return arming
 
     def disarm(self, arming: Mapping[str, tuple[Watch, Any]]) -> None:
@@ -62,7 +61,6 @@ class Commits:
 
     def run(
         self,
-        kazoo: KazooClient,
         request: TransactionRequest,
         entries: list[Entry],
         removed: Iterable[str] = (),
@@ -76,7 +74,7 @@ class Commits:
         """
         try:
             answer = request.commit_async()
-            arming = self.arm(kazoo, entries)
+            arming = self.arm(entries)
             self._client.wait([answer])
             if answer.exception is None:
                 # As after any write: what others wrote before it is marked now.

@@ -1,5 +1,7 @@
 """Requests that kazoo has no method for: watches armed by themselves, and many reads in one.
 
+And one that arms its watch as kazoo's own does, but so that the watch can be taken out again.
+
 ZooKeeper has had both for long: its own client arms its watches again with the first when it
 connects, the second came with 3.6. kazoo takes any object with a `type`, `serialize` and
 `deserialize`, and calls both on the thread that has its socket.
@@ -13,6 +15,7 @@ from typing import Any
 from kazoo.client import KazooClient
 from kazoo.exceptions import EXCEPTIONS
 from kazoo.protocol.serialization import (
+    GetChildren2,
     GetData,
     int_struct,
     long_struct,
@@ -23,7 +26,7 @@ from kazoo.protocol.serialization import (
 )
 from kazoo.protocol.states import ZnodeStat
 
-__all__ = ["MultiRead", "PlacedResult", "SetWatches"]
+__all__ = ["Armed", "MultiRead", "PlacedResult", "SetWatches"]
 
 #: More than any zxid: as if all had been seen that may be there, so that arming sends no event.
 ALL_IS_SEEN = (1 << 63) - 1
@@ -75,6 +78,40 @@ class SetWatches:
         """Return nothing: the answer is that there is one."""
 
 
+class Armed:
+    """A request of kazoo's that arms a watch, which is entered before the answer is handed out.
+
+    kazoo enters it among those that it is to call when it has handed the answer out. By then
+    whoever waited for that may have taken the watch out again, and it would stay for ever.
+
+    :param kazoo: the client that is to call the watch
+    :param asked: a `GetData`, an `Exists` or a `GetChildren2` with a `watcher`
+
+    """
+
+    def __init__(self, kazoo: KazooClient, asked: Any) -> None:
+        self.type = asked.type
+        self.asked = asked
+        self._kazoo = kazoo
+
+    def serialize(self) -> bytes:
+        """Return the bytes of the request."""
+        return bytes(self.asked.serialize())
+
+    def deserialize(self, buffer: bytes, offset: int) -> Any:
+        """Return what the answer says."""
+        return self.asked.deserialize(buffer, offset)
+
+    def enter(self) -> None:
+        """Let the client call the watch, unless that was dropped; on the thread with its socket."""
+        kind = "_child_watchers" if isinstance(self.asked, GetChildren2) else "_data_watchers"
+        entered, watch = vars(self._kazoo)[kind][self.asked.path], self.asked.watcher
+        entered.add(watch)
+        # Looked at behind that: whoever drops it says so first, and then takes it out.
+        if watch.is_dropped:
+            entered.discard(watch)
+
+
 class MultiRead:
     """Read the data of many znodes at one moment.
 
@@ -119,18 +156,25 @@ class MultiRead:
 class PlacedResult:
     """The result of a request, for kazoo to set; calls somebody when that comes.
 
+    Both are called on the thread that reads the client's socket, before anyone who waits for the
+    result wakes up.
+
     :param result: the client's own object, which is waited for
-    :param on_answer: called on the thread that reads the client's socket, before anyone who waits
-        for the result wakes up
+    :param on_success: called when it is no refusal
+    :param on_answer: called then, and whatever it is
 
     """
 
-    def __init__(self, result: Any, on_answer: Callable[[], object]) -> None:
+    def __init__(
+        self, result: Any, on_success: Callable[[], object], on_answer: Callable[[], object]
+    ) -> None:
         self._result = result
+        self._on_success = on_success
         self._on_answer = on_answer
 
     def set(self, value: object = None) -> None:
         """Take the answer."""
+        self._on_success()
         self._on_answer()
         self._result.set(value)
 

@@ -104,7 +104,7 @@ class Transactions:
             ticket = self._tree.begin(applied)
             request, steps = self._request(kazoo, ticket, part.entries, exists, removals)
             names = [name for _, name in removals]
-            results, arming = self._commits.run(kazoo, request, part.entries, names)
+            results, arming = self._commits.run(request, part.entries, names)
             failure = failure_of(results)
             if failure is None:
                 return self._done(ticket, part.entries, exists, removals, steps, results, arming)

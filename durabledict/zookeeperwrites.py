@@ -84,7 +84,7 @@ class Writer:
             if ticket.disarmed is not None:
                 self._client.drop(path, ticket.disarmed)
             stored = kazoo.set_async(path, entry.payload)
-            arming = self._commits.arm(kazoo, [entry])
+            arming = self._commits.arm([entry])
             self._client.wait([stored])
             if stored.exception is not None:
                 self._commits.disarm(arming)
@@ -137,7 +137,7 @@ class Writer:
             request.check(self._place.path, good.place)
             request.set_data(self._place.path_of(entry.name), entry.payload, good.version)
             ticket = self._tree.begin(applied)
-            results, arming = self._commits.run(kazoo, request, [entry])
+            results, arming = self._commits.run(request, [entry])
             failure = failure_of(results)
             if failure is None:
                 if results[1].czxid != proof.created:
@@ -166,7 +166,7 @@ class Writer:
             else:
                 request.check(self._place.path, good.place)
             request.delete(self._place.path_of(name), good.version)
-            results, _ = self._commits.run(kazoo, request, [], [name])
+            results, _ = self._commits.run(request, [], [name])
             failure = failure_of(results)
             if failure is None:
                 stat = results[0] if may_write_place else None

@@ -181,8 +181,12 @@ numbers_of_paths = itertools.count(1)
 
 @pytest.fixture
 def zookeeper_path() -> str:
-    """A path that no other test has, so that nothing is there, on any server."""
-    return f"/test-{next(numbers_of_paths)}"
+    """A path that no other test has, so that nothing is there, on any server.
+
+    All are of one length: what fits into a request is not to depend on which tests ran before.
+
+    """
+    return f"/test-{next(numbers_of_paths):05}"
 
 
 @pytest.fixture

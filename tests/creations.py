@@ -42,8 +42,12 @@ DICTS = ("SqliteDict", "RedisDict", "ZookeeperDict", "ModelDict")
 STORES = ("MemcacheStore", "RedisStore", "SQLite", "PostgreSQL", "DurableDictStore", "ChainedStore")
 KINDS = (*DICTS, *STORES)
 
-#: The lease of who is going to be killed, in seconds. (A lock of ZooKeeper ends with the session.)
+#: The lease of who is going to be killed, in seconds.
 SHORT = 1.0
+
+#: The same for a lock of ZooKeeper, which ends with the session. Of any other process it is not to
+#: end, however long that gets no turn.
+SHORT_SESSION, LONG_SESSION = 2.0, 60.0
 
 # All of them are forked from one that has imported this module, which takes longest.
 forking = multiprocessing.get_context("forkserver")
@@ -69,7 +73,7 @@ class Journal:
 
 
 @contextmanager
-def opened(kind: str, where: dict[str, str]) -> Iterator[Any]:
+def opened(kind: str, where: dict[str, str], session: float = LONG_SESSION) -> Iterator[Any]:
     """Open the dict or Store of that kind."""
     with ExitStack() as stack:
         if kind == "ModelDict":
@@ -95,7 +99,7 @@ def opened(kind: str, where: dict[str, str]) -> Iterator[Any]:
 
             from durabledict import ZookeeperDict
 
-            client = KazooClient(where["zookeeper"], timeout=2.0)
+            client = KazooClient(where["zookeeper"], timeout=session)
             yield stack.enter_context(ZookeeperDict(where["path"], client))
         elif kind in ("SQLite", "PostgreSQL"):
             yield stack.enter_context(SqlAlchemyStore(where[kind]))
@@ -177,7 +181,7 @@ def stall_all(where: dict[str, str], folder: Path) -> None:
 
 def stall(kind: str, where: dict[str, str], folder: Path) -> None:
     journal = Journal(folder, kind)
-    with opened(kind, where) as owner:
+    with opened(kind, where, SHORT_SESSION) as owner:
         make = owner._lease
         replace(owner, "_lease", lambda name, *seconds: make(name, SHORT))
 
@@ -205,7 +209,7 @@ def wait_all(where: dict[str, str], folder: Path) -> dict[str, str]:
             journal.wait_for("go on")
             return "old"
 
-        with opened(kind, where) as owner:
+        with opened(kind, where, SHORT_SESSION) as owner:
             make = owner._lease
             replace(owner, "_lease", lambda name, *seconds: make(name, SHORT))
             try:

@@ -189,7 +189,7 @@ def hook_request(
     requests: list[Any] = []
 
     def call(request: object, result: object) -> bool | None:
-        if isinstance(request, kinds):
+        if isinstance(getattr(request, "asked", request), kinds):
             requests.append(request)
             if first <= len(requests) < first + times:
                 before()
