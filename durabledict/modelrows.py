@@ -15,6 +15,7 @@ from .coder import FIRST_OF_PICKLE
 from .encoding import PickleEncoding
 from .errors import MISSING
 from .modelcolumns import KeyColumn, ValueColumn
+from .modelconnections import is_in_transaction
 from .modeldamage import (
     Unreadable,
     as_it_stands,
@@ -24,7 +25,6 @@ from .modeldamage import (
     require_text,
     text_of_any_bytes,
 )
-from .modeltransactions import is_in_transaction
 
 __all__ = ["ModelRows", "locked", "repeated"]
 

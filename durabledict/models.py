@@ -1,10 +1,10 @@
 """`ModelDict`: any Django model as a dict, its stamp in a fast cache.
 
 docs/internals.rst, section 3, has the protocol; the numbers in comments are its rules. The parts:
-`stamps` is the number in the cache; `modelcolumns` what the columns take; `modelrows` and
-`modelwrites` the SQL; `modelstore` where the dict lives; `modeltransactions` what is known of open
-transactions, and `modelreads` how reads go in them; `modelsignals` hears of other writes. Here is
-how the dict writes.
+`stamps` is the number in the cache; `modelcolumns` what the columns take; `modelconnections` what
+there is to know of Django's connections; `modelrows` and `modelwrites` the SQL; `modelstore` where
+the dict lives; `modeltransactions` what is known of open transactions, and `modelreads` how reads
+go in them; `modelsignals` hears of other writes. Here is how the dict writes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ except ModuleNotFoundError as error:
 from . import modelsignals
 from .base import Commit, Undecodable
 from .errors import MISSING, Missing
+from .modelconnections import is_in_transaction
 from .modelreads import ModelReads
-from .modeltransactions import Block, busy, is_in_transaction
+from .modeltransactions import Block, busy
 from .modelwrites import begin_for_savepoints, nothing_was_done
 from .stamps import CacheStamp, Write
 

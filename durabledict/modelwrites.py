@@ -19,9 +19,9 @@ from django.db import (
 from django.db.models.expressions import Expression
 
 from .errors import MISSING
+from .modelconnections import is_in_transaction
 from .modeldamage import is_of_value, require_harm
 from .modelrows import ModelRows, locked
-from .modeltransactions import is_in_transaction
 
 __all__ = ["WrittenRows", "begin_for_savepoints", "nothing_was_done"]
 
