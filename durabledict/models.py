@@ -183,8 +183,8 @@ class ModelDict(ModelReads[K, V]):
         column = self._column_key(key)
         with self._writing() as write:
             instance = self._rows.save(self._connection, column, payload)
-        if getattr(instance, self._key_column.field.attname) != column:
-            return None  # a `save` of the user's has stored it under another key
+        if instance is None or getattr(instance, self._key_column.field.attname) != column:
+            return None  # a `save` of the user's, say, has stored it under another key
         return self._committed(write, {key: self._as_saved(key, instance, payload, stored)})
 
     def _as_saved(self, key: K, instance: Any, payload: Any, stored: Any) -> Any:
@@ -270,11 +270,13 @@ class ModelDict(ModelReads[K, V]):
 
         One SELECT where it is there; else as a write, and the dict reloads.
 
+        :raises DecodingError: it is there, and what is its primary key is none of Django's
+
         """
         key = self._canonical(key)
         payload, _ = self._prepare(key, self._plain_value(value))
         column = self._column_key(key)
-        there = self._rows.find(self._connection, column)
+        there = self._rows.find_whole(self._connection, column)
         if there is not None:
             return there, False
         made: list[tuple[Any, bool]] = []
