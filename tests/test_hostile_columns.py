@@ -5,7 +5,6 @@ docs/internals.rst, rule 6.3.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
