@@ -17,6 +17,7 @@ from django.db.models import Model
 from django.db.models.expressions import Col
 
 from .coder import is_deep
+from .interruptions import raise_interruption
 
 __all__ = ["Unreadable", "careful", "harm_of", "is_of_value", "require_harm"]
 
@@ -40,7 +41,12 @@ class Unreadable:
 
 
 def is_of_value(error: Exception) -> bool:
-    """Whether a query failed at what a row holds, and not at the database or the query."""
+    """Whether a query failed at what a row holds, and not at the database or the query.
+
+    What a signal's handler raised is raised.
+
+    """
+    raise_interruption(error)
     if isinstance(error, RecursionError) and is_deep():
         return False  # a read that is made from less deep may do
     if isinstance(error, OperationalError):
@@ -200,4 +206,5 @@ def _loaded(load: Callable[[bytes], Any], stored: bytes | None) -> Any:
     try:
         return load(stored)
     except Exception as error:
+        raise_interruption(error)
         return Unreadable(error)

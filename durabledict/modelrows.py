@@ -14,6 +14,7 @@ from .changes import PLAIN, differs
 from .coder import FIRST_OF_PICKLE
 from .encoding import PickleEncoding
 from .errors import MISSING, DecodingError
+from .interruptions import raise_interruption
 from .modelcolumns import KeyColumn, ValueColumn
 from .modelconnections import is_in_transaction
 from .modeldamage import Unreadable, careful, harm_of, is_of_value, require_harm
@@ -176,7 +177,8 @@ class ModelRows:
                 )
                 and differs(old, new)
             }
-        except Exception:
+        except Exception as error:
+            raise_interruption(error)
             return None  # one cannot be decoded: which, the careful way finds out
         for key, new in written.items():
             # A key that is written as something else is not held under that name.
@@ -198,7 +200,8 @@ class ModelRows:
         try:
             pairs = [(to_key(key), unpack(value)) for key, value in rows]
             return decode_all(PickleEncoding, pairs)
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, IndexError) as error:
+            raise_interruption(error)
             return None
 
     def fetch(self, connection: Any, key: Any) -> tuple[Any, Any] | None:
