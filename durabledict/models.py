@@ -104,9 +104,9 @@ class ModelDict(ModelReads[K, V]):
         self._refuse_event_loop()
         connection = self._connection
         if is_in_transaction(connection):
-            block = Block.begin(connection)
-            block.open(self._stamp())
-            self._note_foreign_write(block)
+            stamp = self._stamp()
+            Block.begin(connection).open(stamp)
+            self._tell_others(connection, stamp, also_itself=True)
         else:
             self._stamp().touch()
 
@@ -198,6 +198,10 @@ class ModelDict(ModelReads[K, V]):
             return stored
         # A `save` of the user's, or a receiver of a signal, may have stored something else, or have
         # changed the instance afterwards.
+        return self._read_back(key, stored)
+
+    def _read_back(self, key: K, stored: Any) -> Any:
+        """Return the value of a key that was written; `stored`: the row is gone again."""
         value, _ = self._fetch(key)
         return stored if value is MISSING else value
 
@@ -262,7 +266,7 @@ class ModelDict(ModelReads[K, V]):
         if self._return_instances:
             return Commit(None, None, {key: stored})  # reloaded as an instance
         if not self._value_column.gives_back_what_it_takes:
-            stored, _ = self._fetch(key)
+            stored = self._read_back(key, stored)
         return self._committed(write, {key: stored})
 
     def get_or_create(self, key: K, value: V) -> tuple[Any, bool]:
