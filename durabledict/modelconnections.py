@@ -21,6 +21,7 @@ __all__ = [
     "leave_to_parent",
     "may_be_behind",
     "runs_event_loop",
+    "shared_name",
 ]
 
 
@@ -30,6 +31,16 @@ def database_name(connection: Any) -> object:
     if connection.vendor == "sqlite" and not str(name).startswith(("file:", ":memory:")):
         return os.path.abspath(name)
     return name
+
+
+def shared_name(connection: Any) -> object:
+    """Return the name of the database that processes have in common who name it differently.
+
+    A file may be named through symbolic links: that of a release's folder, say.
+
+    """
+    name = database_name(connection)
+    return os.path.realpath(name) if isinstance(name, str) and os.path.isabs(name) else name
 
 
 def is_in_transaction(connection: Any) -> bool:

@@ -30,6 +30,7 @@ from .modelconnections import (
     leave_to_parent,
     may_be_behind,
     runs_event_loop,
+    shared_name,
 )
 from .modeldamage import Unreadable
 from .modelrows import repeated
@@ -137,14 +138,14 @@ class ModelStore(DurableDict[K, V]):
         """The key of the stamp in the cache; may be set, for all processes alike."""
         if self._cache_key is not None:
             return self._cache_key
-        return self._default_key(database_name(self._connection))
+        return self._default_key()
 
     @cache_key.setter
     def cache_key(self, key: str | None) -> None:
         self._cache_key = key
         self._stamps.clear()
 
-    def _default_key(self, database: object) -> str:
+    def _default_key(self) -> str:
         """Return a key for the database, table and columns, of characters that memcached takes.
 
         Not by alias, host or label, which may be spelt differently in two processes that share the
@@ -153,7 +154,8 @@ class ModelStore(DurableDict[K, V]):
         """
         table = self.model._meta.db_table
         columns = self._key_column.field.column, self._value_column.field.column
-        text = repr((str(database), table, columns, sorted(self._scope().items())))
+        database = str(shared_name(self._connection))
+        text = repr((database, table, columns, sorted(self._scope().items())))
         return f"durabledict:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
     def _stamp(self) -> CacheStamp:
@@ -161,7 +163,7 @@ class ModelStore(DurableDict[K, V]):
         database = database_name(self._connection)
         stamp = self._stamps.get(database)
         if stamp is None:
-            key = self._cache_key or self._default_key(database)
+            key = self._cache_key or self._default_key()
             stamp = CacheStamp(self.cache, key, verify=self._verify)
             self._stamps[database] = stamp
         return stamp

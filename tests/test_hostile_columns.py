@@ -210,6 +210,17 @@ def test_a_foreign_key_that_is_none_harms_no_more_than_its_instance() -> None:
             assert again(d) == {"a": 1}
 
 
+def test_objects_that_came_with_each_other_are_not_followed_for_ever() -> None:
+    """So they are where a manager joins the other end of a OneToOneField."""
+    from durabledict.modeldamage import harm_of
+    from tests.djangoapp.models import Guest
+
+    guest, host = Guest(key="guest"), Guest(key="host")
+    guest.host, host.host = host, guest
+    assert harm_of(guest) is None
+    assert guest.host is host
+
+
 @pytest.mark.parametrize("using", ["default", "sqlite"])
 @pytest.mark.parametrize("joined", ["joined", "prefetched"])
 def test_an_object_that_comes_with_a_row_harms_its_own_key_alone(using: str, joined: str) -> None:
