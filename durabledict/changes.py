@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 from .errors import MISSING, DecodingError, Missing
+from .interruptions import raise_interruption
 
 __all__ = ["Changes", "Commit", "Difference", "Undecodable", "chained", "differs"]
 
@@ -124,7 +125,8 @@ def differs(old: object, new: object) -> bool:
         return bool(old != new)
     try:
         return pickle.dumps(old) != pickle.dumps(new)
-    except Exception:
+    except Exception as error:
+        raise_interruption(error)
         return True
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from .basicencodings import PickleEncoding
 from .errors import MISSING, DecodingError, EncodingError
+from .interruptions import raise_interruption
 
 __all__ = [
     "as_bytes",
@@ -82,11 +83,13 @@ def decode(encoding: Any, old_encoding: Any, keyspace: str, key: object, payload
     except Exception as error:
         if isinstance(error, RecursionError) and is_deep():
             raise  # not the payload's fault: a read that is made from less deep may decode it
+        raise_interruption(error)
         first = error
     try:
         if old_encoding is not None and not _is_of(encoding, payload):
             return _bound(old_encoding, keyspace, key).decode(_shaped(payload, old_encoding))
     except Exception as error:
+        raise_interruption(error)
         logger.debug("key %r is not of the old encoding either: %s", key, error)
     raise DecodingError(f"{_named(key)} cannot be decoded: {_reason(first)}") from first
 
@@ -111,7 +114,8 @@ def decode_all(encoding: Any, payloads: list[tuple[Any, Any]]) -> dict[Any, Any]
     loads, first = pickle.loads, FIRST_OF_PICKLE
     try:
         entries = {key: loads(payload) for key, payload in payloads if payload[0] == first}
-    except Exception:
+    except Exception as error:
+        raise_interruption(error)
         return None  # one of them at least: which, the careful way finds out
     return entries if len(entries) == len(payloads) else None
 
@@ -183,6 +187,7 @@ def as_bytes(key: object, payload: Any, store: str) -> bytes:
 
 def refusal(key: object, error: Exception) -> EncodingError:
     """Return what is raised where `encode` raised `error`: it names the key."""
+    raise_interruption(error)
     return EncodingError(f"{_named(key)} cannot be encoded: {_reason(error)}")
 
 

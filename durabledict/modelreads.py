@@ -16,8 +16,9 @@ from . import reading
 from .base import DurableDict
 from .changes import Difference
 from .errors import MISSING, DecodingError, Missing
-from .modelstore import ModelStore, runs_event_loop
-from .modeltransactions import Block, View, is_in_transaction
+from .modelconnections import is_in_transaction, runs_event_loop
+from .modelstore import ModelStore
+from .modeltransactions import Block, View
 from .stamps import Write
 
 __all__ = ["ModelReads"]

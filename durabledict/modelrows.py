@@ -7,24 +7,17 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.db.models import BooleanField, UniqueConstraint
+from django.db.models import BooleanField, UniqueConstraint, prefetch_related_objects
 from django.db.models.expressions import RawSQL
 
 from .changes import PLAIN, differs
 from .coder import FIRST_OF_PICKLE
 from .encoding import PickleEncoding
-from .errors import MISSING
+from .errors import MISSING, DecodingError
+from .interruptions import raise_interruption
 from .modelcolumns import KeyColumn, ValueColumn
-from .modeldamage import (
-    Unreadable,
-    as_it_stands,
-    is_of_value,
-    reader,
-    require_harm,
-    require_text,
-    text_of_any_bytes,
-)
-from .modeltransactions import is_in_transaction
+from .modelconnections import is_in_transaction
+from .modeldamage import Unreadable, careful, harm_of, is_of_value, require_harm
 
 __all__ = ["ModelRows", "locked", "repeated"]
 
@@ -72,6 +65,10 @@ class ModelRows:
         rows = self._manager.all().using(connection.alias)
         return rows.filter(**self._scope) if self._scope else rows
 
+    def _same(self, connection: Any, key: Any) -> Any:
+        """Return the rows of a key, as the column has it."""
+        return self._rows(connection).filter(**{self._key: key})
+
     # -- reading ------------------------------------------------------------------------------
 
     def all(
@@ -92,8 +89,10 @@ class ModelRows:
             if not is_of_value(error):
                 raise
             rows = self._rows(connection)
-            read = self.instances_as_they_stand if instances else self.pairs_as_they_stand
-            found = read(connection, rows)
+            if instances:
+                found = self._harmed_instances(rows)
+            else:
+                found = list(careful(rows.values_list(self._key, self._value)))
             require_harm(error, found)
         # In a transaction: for it alone, which is right whatever it has done.
         return found, not inside
@@ -120,48 +119,17 @@ class ModelRows:
             return found, not inside
         return [row[:2] for row in found], bool(found) and not found[0][2]
 
-    def instances_as_they_stand(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
-        """Return (instance, None), or (instance, `Unreadable`), whatever the values are.
-
-        A text that is no key is an `Unreadable` in its instance.
-
-        """
-        key = self._key_column.field.attname
-        readers = [(field.attname, reader(field, connection)) for field in self._other_fields()]
-        stand = {f"durabledict_{name}": as_it_stands(name) for name, _ in readers}
-        with text_of_any_bytes(connection):
-            instances = list(rows.defer(*(name for name, _ in readers)).annotate(**stand))
-        found: list[tuple[Any, Any]] = []
-        for instance in instances:
-            harm: Unreadable | None = None
-            for name, read in readers:
-                value = read(vars(instance).pop(f"durabledict_{name}"))  # they are the user's
-                if isinstance(value, Unreadable):
-                    harm = harm or value
-                else:
-                    setattr(instance, name, value)
-            try:
-                require_text(getattr(instance, key))
-            except ValueError as error:
-                setattr(instance, key, Unreadable(error))
-            found.append((instance, harm))
+    def _harmed_instances(self, rows: Any) -> list[tuple[Any, Any]]:
+        """Return (instance, None), or (instance, `Unreadable`), whatever the rows hold."""
+        lookups = rows._prefetch_related_lookups
+        found = [(each, harm_of(each)) for each in careful(rows.prefetch_related(None))]
+        try:
+            prefetch_related_objects([each for each, harm in found if harm is None], *lookups)
+        except Exception as error:
+            if not is_of_value(error):
+                raise
+            # They are left to be fetched when they are used, as what is joined: see `harm_of`.
         return found
-
-    def _other_fields(self) -> list[Any]:
-        """Return the fields beside the keys, and those that a manager may have joined by."""
-        return [
-            field
-            for field in self._model._meta.concrete_fields
-            if not (field.primary_key or field.is_relation or field.name == self._key)
-        ]
-
-    def pairs_as_they_stand(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
-        """Return (key, value), or an `Unreadable` in place of either, whatever the rows hold."""
-        key_of = reader(self._key_column.field, connection)
-        value_of = reader(self._value_column.field, connection)
-        with text_of_any_bytes(connection):
-            stored = list(rows.values_list(as_it_stands(self._key), as_it_stands(self._value)))
-        return [(key_of(key), value_of(value)) for key, value in stored]
 
     def keyed(
         self, rows: list[tuple[Any, Any]], instances: bool
@@ -209,7 +177,8 @@ class ModelRows:
                 )
                 and differs(old, new)
             }
-        except Exception:
+        except Exception as error:
+            raise_interruption(error)
             return None  # one cannot be decoded: which, the careful way finds out
         for key, new in written.items():
             # A key that is written as something else is not held under that name.
@@ -231,7 +200,8 @@ class ModelRows:
         try:
             pairs = [(to_key(key), unpack(value)) for key, value in rows]
             return decode_all(PickleEncoding, pairs)
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, IndexError) as error:
+            raise_interruption(error)
             return None
 
     def fetch(self, connection: Any, key: Any) -> tuple[Any, Any] | None:
@@ -240,29 +210,24 @@ class ModelRows:
         A payload that cannot be read is an `Unreadable`.
 
         """
-        rows = self._rows(connection).filter(**{self._key: key})
+        rows = self._same(connection, key)
         proven = rows.annotate(durabledict_proof=self._value_column.proof(self._value))
+        cells = proven.values_list(self._key, self._value, "durabledict_proof")
         try:
-            found = list(proven.values_list(self._key, self._value, "durabledict_proof"))
+            found = list(cells)
         except Exception as error:
             if not is_of_value(error):
                 raise
-            found = self._fetch_unreadable(connection, rows, error)
+            found = list(careful(cells))
+            require_harm(error, found)
         for stored, value, seen in found:
             self._require_same(stored, key)
             return value, seen
         return None
 
-    def _fetch_unreadable(self, connection: Any, rows: Any, error: Exception) -> list[Any]:
-        pairs = self.pairs_as_they_stand(connection, rows)
-        unreadable = [(key, value, None) for key, value in pairs if isinstance(value, Unreadable)]
-        if not unreadable:
-            raise error  # it was none of the value's
-        return unreadable
-
     def find(self, connection: Any, key: Any) -> Any:
         """Return the instance of a key, or None; in a transaction it stays as it is meanwhile."""
-        rows = self._rows(connection).filter(**{self._key: key})
+        rows = self._same(connection, key)
         if is_in_transaction(connection) and connection.features.has_select_for_update:
             rows = locked(rows, connection)
         try:
@@ -270,26 +235,33 @@ class ModelRows:
         except Exception as error:
             if not is_of_value(error):
                 raise
-            found = self._find_harmed(connection, key, rows[:1], error)
+            found = self._find_harmed(rows[:1], error)
         for instance in found:
             self._require_same(getattr(instance, self._key), key)
             return instance
         return None
 
-    def _find_harmed(self, connection: Any, key: Any, rows: Any, error: Exception) -> list[Any]:
-        """Return instances with what can be read; all others of their values are deferred."""
-        same = self._rows(connection).filter(**{self._key: key})
-        pairs = self.pairs_as_they_stand(connection, same)
-        with text_of_any_bytes(connection):
-            try:
-                found = list(rows.defer(self._value))
-            except Exception as another:
-                if not is_of_value(another):
-                    raise
-                # It is another column that holds what it cannot.
-                return list(rows.defer(*(field.attname for field in self._other_fields())))
-        require_harm(error, pairs)
+    def _find_harmed(self, rows: Any, error: Exception) -> list[Any]:
+        """Return instances with what can be read; all else but the primary key is deferred."""
+        found = list(careful(rows.prefetch_related(None)))
+        require_harm(error, [(harm_of(each),) for each in found])
+        for instance in found:
+            held = vars(instance)
+            for name in [name for name, value in held.items() if isinstance(value, Unreadable)]:
+                if name != self._model._meta.pk.attname:
+                    del held[name]
         return found
+
+    def find_whole(self, connection: Any, key: Any) -> Any:
+        """Return the instance of a key, or None, as `find`; refuse one without a primary key."""
+        instance = self.find(connection, key)
+        if instance is not None and self.is_without_primary_key(instance):
+            raise DecodingError(f"the row of key {key!r} cannot be read: {instance.pk!r}")
+        return instance
+
+    def is_without_primary_key(self, instance: Any) -> bool:
+        """Whether what identifies an instance to Django cannot be read: only its key finds it."""
+        return isinstance(instance.pk, Unreadable)
 
     def _require_same(self, found: Any, key: Any) -> None:
         if found != key:

@@ -1,10 +1,10 @@
 """`ModelDict`: any Django model as a dict, its stamp in a fast cache.
 
 docs/internals.rst, section 3, has the protocol; the numbers in comments are its rules. The parts:
-`stamps` is the number in the cache; `modelcolumns` what the columns take; `modelrows` and
-`modelwrites` the SQL; `modelstore` where the dict lives; `modeltransactions` what is known of open
-transactions, and `modelreads` how reads go in them; `modelsignals` hears of other writes. Here is
-how the dict writes.
+`stamps` is the number in the cache; `modelcolumns` what the columns take; `modelconnections` what
+there is to know of Django's connections; `modelrows` and `modelwrites` the SQL; `modelstore` where
+the dict lives; `modeltransactions` what is known of open transactions, and `modelreads` how reads
+go in them; `modelsignals` hears of other writes. Here is how the dict writes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ except ModuleNotFoundError as error:
 from . import modelsignals
 from .base import Commit, Undecodable
 from .errors import MISSING, Missing
+from .modelconnections import is_in_transaction
 from .modelreads import ModelReads
-from .modeltransactions import Block, busy, is_in_transaction
+from .modeltransactions import Block, busy
 from .modelwrites import begin_for_savepoints, nothing_was_done
 from .stamps import CacheStamp, Write
 
@@ -102,9 +103,9 @@ class ModelDict(ModelReads[K, V]):
         self._refuse_event_loop()
         connection = self._connection
         if is_in_transaction(connection):
-            block = Block.begin(connection)
-            block.open(self._stamp())
-            self._note_foreign_write(block)
+            stamp = self._stamp()
+            Block.begin(connection).open(stamp)
+            self._tell_others(connection, stamp, also_itself=True)
         else:
             self._stamp().touch()
 
@@ -181,8 +182,8 @@ class ModelDict(ModelReads[K, V]):
         column = self._column_key(key)
         with self._writing() as write:
             instance = self._rows.save(self._connection, column, payload)
-        if getattr(instance, self._key_column.field.attname) != column:
-            return None  # a `save` of the user's has stored it under another key
+        if instance is None or getattr(instance, self._key_column.field.attname) != column:
+            return None  # a `save` of the user's, say, has stored it under another key
         return self._committed(write, {key: self._as_saved(key, instance, payload, stored)})
 
     def _as_saved(self, key: K, instance: Any, payload: Any, stored: Any) -> Any:
@@ -196,6 +197,10 @@ class ModelDict(ModelReads[K, V]):
             return stored
         # A `save` of the user's, or a receiver of a signal, may have stored something else, or have
         # changed the instance afterwards.
+        return self._read_back(key, stored)
+
+    def _read_back(self, key: K, stored: Any) -> Any:
+        """Return the value of a key that was written; `stored`: the row is gone again."""
         value, _ = self._fetch(key)
         return stored if value is MISSING else value
 
@@ -260,7 +265,7 @@ class ModelDict(ModelReads[K, V]):
         if self._return_instances:
             return Commit(None, None, {key: stored})  # reloaded as an instance
         if not self._value_column.gives_back_what_it_takes:
-            stored, _ = self._fetch(key)
+            stored = self._read_back(key, stored)
         return self._committed(write, {key: stored})
 
     def get_or_create(self, key: K, value: V) -> tuple[Any, bool]:
@@ -268,11 +273,13 @@ class ModelDict(ModelReads[K, V]):
 
         One SELECT where it is there; else as a write, and the dict reloads.
 
+        :raises DecodingError: it is there, and what is its primary key is none of Django's
+
         """
         key = self._canonical(key)
         payload, _ = self._prepare(key, self._plain_value(value))
         column = self._column_key(key)
-        there = self._rows.find(self._connection, column)
+        there = self._rows.find_whole(self._connection, column)
         if there is not None:
             return there, False
         made: list[tuple[Any, bool]] = []

@@ -25,7 +25,8 @@ from django.db.models.signals import (
     pre_save,
 )
 
-from .modeltransactions import Block, heard_while_busy, is_busy, is_in_transaction
+from .modelconnections import is_in_transaction
+from .modeltransactions import Block, heard_while_busy, is_busy
 
 if TYPE_CHECKING:
     from .models import ModelDict

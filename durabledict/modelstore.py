@@ -6,10 +6,8 @@ database is always the one that is written (rule 3.5).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
-import os
 import weakref
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -25,9 +23,18 @@ from .encoding import DefaultEncoding
 from .errors import MISSING, DecodingError, Missing
 from .locks import LEASE, Lease
 from .modelcolumns import KeyColumn, ValueColumn
+from .modelconnections import (
+    beside,
+    database_name,
+    is_in_transaction,
+    leave_to_parent,
+    may_be_behind,
+    runs_event_loop,
+    shared_name,
+)
 from .modeldamage import Unreadable
 from .modelrows import repeated
-from .modeltransactions import Block, is_in_transaction
+from .modeltransactions import Block
 from .modelwrites import WrittenRows
 from .stamps import CacheStamp, Write
 
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
 
     from .base import Options
 
-__all__ = ["ModelStore", "database_name", "runs_event_loop"]
+__all__ = ["ModelStore"]
 
 logger = logging.getLogger("durabledict.models")
 
@@ -131,14 +138,14 @@ class ModelStore(DurableDict[K, V]):
         """The key of the stamp in the cache; may be set, for all processes alike."""
         if self._cache_key is not None:
             return self._cache_key
-        return self._default_key(database_name(self._connection))
+        return self._default_key()
 
     @cache_key.setter
     def cache_key(self, key: str | None) -> None:
         self._cache_key = key
         self._stamps.clear()
 
-    def _default_key(self, database: object) -> str:
+    def _default_key(self) -> str:
         """Return a key for the database, table and columns, of characters that memcached takes.
 
         Not by alias, host or label, which may be spelt differently in two processes that share the
@@ -147,7 +154,8 @@ class ModelStore(DurableDict[K, V]):
         """
         table = self.model._meta.db_table
         columns = self._key_column.field.column, self._value_column.field.column
-        text = repr((str(database), table, columns, sorted(self._scope().items())))
+        database = str(shared_name(self._connection))
+        text = repr((database, table, columns, sorted(self._scope().items())))
         return f"durabledict:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
     def _stamp(self) -> CacheStamp:
@@ -155,7 +163,7 @@ class ModelStore(DurableDict[K, V]):
         database = database_name(self._connection)
         stamp = self._stamps.get(database)
         if stamp is None:
-            key = self._cache_key or self._default_key(database)
+            key = self._cache_key or self._default_key()
             stamp = CacheStamp(self.cache, key, verify=self._verify)
             self._stamps[database] = stamp
         return stamp
@@ -209,8 +217,9 @@ class ModelStore(DurableDict[K, V]):
         """Return the rows, and whether they are what every transaction sees (rule 3.4)."""
         connection = self._connection
         inside = is_in_transaction(connection)
-        if not inside and _may_be_behind(connection):
-            return self._load_beside(connection)
+        if not inside and may_be_behind(connection):
+            with beside(connection) as another:
+                return self._rows.all(another, False, self._return_instances)
         try:
             return self._rows.all(connection, inside, self._return_instances)
         except (OperationalError, InterfaceError):
@@ -221,16 +230,6 @@ class ModelStore(DurableDict[K, V]):
             if connection.connection is not None:
                 raise
             return self._rows.all(connection, inside, self._return_instances)
-
-    def _load_beside(self, connection: Any) -> tuple[list[tuple[Any, Any]], bool]:
-        """Return the rows as a connection of its own finds them."""
-        alias = connection.alias
-        connections[alias] = beside = connection.copy()
-        try:
-            return self._rows.all(beside, False, self._return_instances)
-        finally:
-            connections[alias] = connection
-            beside.close()
 
     def _decoded_rows(self, rows: list[tuple[Any, Any]]) -> dict[Any, Any]:
         quick = self._value_column.is_text and self._value_column.decodable_quickly(self.encoding)
@@ -320,7 +319,7 @@ class ModelStore(DurableDict[K, V]):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        _leave_connection_to_parent(self._alias)
+        leave_to_parent(self._alias)
         # The transaction of a thread that is no more is the parent's to end.
         with self._copy_lock:
             self._blocks = weakref.WeakSet()
@@ -350,53 +349,7 @@ def _manager_and_model(manager: Any) -> tuple[Any, Any]:
     return manager, model
 
 
-def database_name(connection: Any) -> object:
-    """Return the name of the database that a connection is of, equal in all processes."""
-    name = connection.settings_dict["NAME"]
-    if connection.vendor == "sqlite" and not str(name).startswith(("file:", ":memory:")):
-        return os.path.abspath(name)
-    return name
-
-
 def _undecodable(key: Any, found: Unreadable) -> Undecodable:
     error = DecodingError(f"the value of key {key!r} cannot be read: {found!r}")
     error.__cause__ = found.error
     return Undecodable(error)
-
-
-def _may_be_behind(connection: Any) -> bool:
-    """Whether a connection may be read from a state that is past, though in no transaction.
-
-    So it is with SQLite's write-ahead log: while a SELECT is not read to its end (of a queryset's
-    `iterator()`, say), every other one on the connection sees the same state, whatever others
-    commit. That a SELECT is open, nothing tells.
-
-    """
-    if connection.vendor != "sqlite" or connection.connection is None:
-        return False
-    if connection.is_in_memory_db():
-        return False
-    # Past Django's own cursor, which would count it as a query.
-    ((mode,),) = connection.connection.execute("PRAGMA journal_mode")
-    return bool(mode == "wal")
-
-
-#: The connections of the parent, in a forked child: never used, never closed (rule 0.9).
-_inherited: list[Any] = []
-
-
-def _leave_connection_to_parent(alias: str) -> None:
-    """Have Django open a connection of its own in a forked child."""
-    if not hasattr(connections._connections, alias):  # type: ignore[attr-defined]  # of Django's handler
-        return
-    connection = connections[alias]
-    in_memory = getattr(connection, "is_in_memory_db", lambda: False)()
-    if connection.connection is not None and not in_memory:
-        _inherited.append(connection)
-        del connections[alias]
-
-
-def runs_event_loop() -> bool:
-    return asyncio._get_running_loop() is not None and not os.environ.get(
-        "DJANGO_ALLOW_ASYNC_UNSAFE"
-    )

@@ -21,24 +21,15 @@ from typing import TYPE_CHECKING, Any
 from django.db import ProgrammingError, router
 
 from .errors import DecodingError
+from .modelconnections import is_in_transaction
 from .stamps import CacheStamp, Write
 
 if TYPE_CHECKING:
     from .modelreads import ModelReads
 
-__all__ = ["Block", "View", "busy", "heard_while_busy", "is_busy", "is_in_transaction"]
+__all__ = ["Block", "View", "busy", "heard_while_busy", "is_busy"]
 
 logger = logging.getLogger("durabledict.models")
-
-
-def is_in_transaction(connection: Any) -> bool:
-    """Whether a connection is in `atomic`, or under `set_autocommit(False)`."""
-    if connection.in_atomic_block:
-        return True
-    if connection.connection is None:
-        # Not get_autocommit(), which would connect. This is what it will be then.
-        return not connection.settings_dict["AUTOCOMMIT"]
-    return not connection.autocommit
 
 
 class View:

@@ -19,9 +19,9 @@ from django.db import (
 from django.db.models.expressions import Expression
 
 from .errors import MISSING
-from .modeldamage import is_of_value, require_harm
+from .modelconnections import is_in_transaction
+from .modeldamage import careful, is_of_value, require_harm
 from .modelrows import ModelRows, locked
-from .modeltransactions import is_in_transaction
 
 __all__ = ["WrittenRows", "begin_for_savepoints", "nothing_was_done"]
 
@@ -38,12 +38,20 @@ class WrittenRows(ModelRows):
     # -- writing one --------------------------------------------------------------------------
 
     def save(self, connection: Any, key: Any, payload: Any) -> Any:
-        """Write a row through `Model.save`, and return its instance. Two statements."""
+        """Write a row through `Model.save`, and return its instance. Two statements.
+
+        None: its primary key cannot be read, so that it was written by its key, without signals.
+
+        """
         for attempt in range(1, ATTEMPTS + 1):
             instance = self.find(connection, key)
             try:
                 if instance is None:
                     return self._insert(connection, key, payload)
+                if self.is_without_primary_key(instance):
+                    if self._same(connection, key).update(**self._changed(payload)):
+                        return None
+                    continue
                 setattr(instance, self._value, self._value_column.to_column(payload))
                 self._update(connection, instance)
                 return self._settled(instance, payload)
@@ -54,7 +62,7 @@ class WrittenRows(ModelRows):
             except DatabaseError as error:
                 if not _found_no_row(error, self._model) or attempt == ATTEMPTS:
                     raise
-        raise AssertionError("unreachable")
+        raise DatabaseError(f"the row of key {key!r} comes and goes: nothing was written")
 
     def _insert(self, connection: Any, key: Any, payload: Any) -> Any:
         instance = self._instance(key, payload)
@@ -82,7 +90,7 @@ class WrittenRows(ModelRows):
     def get_or_create(self, connection: Any, key: Any, payload: Any) -> tuple[Any, bool]:
         """Return the instance of a key, made if there is none, and whether it was made."""
         for attempt in range(1, ATTEMPTS + 1):
-            instance = self.find(connection, key)
+            instance = self.find_whole(connection, key)
             if instance is not None:
                 return instance, False
             try:
@@ -97,6 +105,8 @@ class WrittenRows(ModelRows):
         instance = self.find(connection, key)
         if instance is None:
             return False
+        if self.is_without_primary_key(instance):
+            return bool(self._delete_rows(connection, self._same(connection, key)))
         label = self._model._meta.label
         _, numbers = instance.delete(using=connection.alias)
         return bool(numbers.get(label) or numbers.get(self._model._meta.concrete_model._meta.label))
@@ -121,17 +131,20 @@ class WrittenRows(ModelRows):
                     raise  # it is not the key that collided
                 return False
         guarded = (
-            self._rows(connection)
-            .filter(**{self._key: key})
+            self._same(connection, key)
             .annotate(durabledict_proof=self._value_column.proof(self._value))
             .filter(durabledict_proof=proof)
         )
         if payload is MISSING:
             return bool(self._delete_rows(connection, guarded))
+        return bool(guarded.update(**self._changed(payload)))
+
+    def _changed(self, payload: Any) -> dict[str, Any]:
+        """Return what an UPDATE sets where a row gets a payload."""
         new = {self._value: self._value_column.to_column(payload)}
         for name in self._timestamps:
             new[name] = self._model._meta.get_field(name).pre_save(self._model(), add=False)
-        return bool(guarded.update(**new))
+        return new
 
     @staticmethod
     def _delete_rows(connection: Any, rows: Any) -> int:
@@ -194,7 +207,7 @@ class WrittenRows(ModelRows):
             if connection.features.has_select_for_update:
                 rows = locked(rows, connection)
             to_payload = self._value_column.to_payload
-            stored = {key: to_payload(value) for key, value in self._pairs(connection, rows)}
+            stored = {key: to_payload(value) for key, value in self._pairs(rows)}
             written = {
                 key: payload
                 for key, payload in payloads.items()
@@ -206,14 +219,15 @@ class WrittenRows(ModelRows):
             self._delete_many(connection, removed)
         return list(written), removed
 
-    def _pairs(self, connection: Any, rows: Any) -> list[tuple[Any, Any]]:
+    def _pairs(self, rows: Any) -> list[tuple[Any, Any]]:
         """Return what stands in both columns of the rows that have a key."""
+        cells = rows.values_list(self._key, self._value)
         try:
-            pairs = list(rows.values_list(self._key, self._value))
+            pairs = list(cells)
         except Exception as error:
             if not is_of_value(error):
                 raise
-            pairs = self.pairs_as_they_stand(connection, rows)
+            pairs = list(careful(cells))
             require_harm(error, pairs)
         return [pair for pair in pairs if self._key_column.is_key(pair[0])]
 

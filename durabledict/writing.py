@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from . import atomic
 from .changes import Commit, Undecodable
 from .errors import MISSING, DecodingError, EncodingError, Missing
+from .interruptions import raise_interruption
 from .localcopy import LocalCopy
 from .locks import LEASE, Lease
 from .syncing import SyncedCopy
@@ -267,6 +268,7 @@ class WritableCopy(SyncedCopy[K, V], Generic[K, V]):
                     with self._writers:
                         commit = action(*arguments)
             except Exception as error:
+                raise_interruption(error)  # which says nothing of the write
                 if not self._was_refused(error):
                     raise
                 refused = error

@@ -1,14 +1,26 @@
-"""What comes in the middle: a signal handler that syncs, an error of the reload after a write."""
+"""What comes in the middle: a signal handler that syncs or raises, an error after a write."""
 
 from __future__ import annotations
 
+import functools
 import gc
+import signal
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durabledict import MemoryDict, MemoryStorage, PickleEncoding
+from durabledict import (
+    DecodingError,
+    MemoryDict,
+    MemoryStorage,
+    NoOpEncoding,
+    PickleEncoding,
+    SqliteDict,
+)
 
 from .test_subclassing import FourMethods, Table
 
@@ -79,3 +91,191 @@ def test_an_undecodable_value_holds_nobodys_variables() -> None:
     gc.collect()
     assert list(d.undecodable) == ["bad"]
     assert reference() is None
+
+
+class TooLateError(ValueError):
+    """What the handler of a time limit raises."""
+
+
+def limit(number: int, frame: Any) -> None:
+    raise TooLateError("the limit of the task")
+
+
+def logged(function: Any) -> Any:
+    """Decorate, as people do: all such functions have one and the same code."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return called
+
+
+class Limit:
+    def method(self, number: int, frame: Any) -> None:
+        limit(number, frame)
+
+    def __call__(self, number: int, frame: Any) -> None:
+        limit(number, frame)
+
+    @logged
+    def decorated(self, number: int, frame: Any) -> None:
+        limit(number, frame)
+
+    def restoring(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        limit(number, frame)
+
+
+HANDLERS: dict[str, Any] = {
+    "function": limit,
+    "lambda": lambda *given: limit(*given),
+    "method": Limit().method,
+    "object": Limit(),
+    "decorated": logged(limit),
+    "decorated method": Limit().decorated,
+    "partial": functools.partial(lambda why, number, frame: limit(number, frame), "why"),
+    "restoring": Limit().restoring,
+}
+
+
+@contextmanager
+def handled(handler: Any) -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def arrive() -> None:
+    """Have the signal come in the middle of the caller."""
+    signal.raise_signal(signal.SIGUSR1)
+
+
+class Slow:
+    """An encoding in whose middle a signal comes."""
+
+    def __init__(self) -> None:
+        self.meets = ""
+
+    def _meet(self, place: str) -> None:
+        if self.meets == place:
+            arrive()
+
+    def encode(self, value: Any) -> Any:
+        self._meet("encode")
+        return value
+
+    @logged
+    def decode(self, payload: Any) -> Any:
+        self._meet("decode")
+        if self.meets == "decode, and is caught":
+            try:
+                arrive()
+            except TooLateError as error:
+                raise DecodingError("it is bad") from error
+        if payload == b"bad":
+            raise TooLateError("the payload's own")
+        return payload
+
+
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+@pytest.mark.parametrize("place", ["decode", "decode, and is caught"])
+def test_a_time_limit_is_none_of_the_payload_s(place: str, handler: Any) -> None:
+    encoding = Slow()
+    writer: Any = MemoryDict()
+    writer.update({"a": 1, "bad": b"bad"})
+    d: Any = MemoryDict(storage=writer.storage, encoding=encoding, autosync=False)
+    assert list(d.undecodable) == ["bad"]
+    writer["b"] = 2
+    encoding.meets = place
+    for old_encoding in (None, PickleEncoding):
+        with handled(handler), pytest.raises(TooLateError, match="limit of the task"):
+            MemoryDict(storage=writer.storage, encoding=encoding, old_encoding=old_encoding)
+    with handled(handler), pytest.raises(TooLateError, match="limit of the task"):
+        d.sync()
+    encoding.meets = ""
+    assert d == {"a": 1}
+    d.sync()
+    assert d == {"a": 1, "b": 2}
+    assert list(d.undecodable) == ["bad"]
+
+
+def test_a_time_limit_in_the_old_encoding_is_none_of_the_payload_s() -> None:
+    raw: Any = MemoryDict(encoding=NoOpEncoding)
+    raw["k"] = "old"
+    old = Slow()
+    old.meets = "decode"
+    with handled(limit), pytest.raises(TooLateError):
+        MemoryDict(storage=raw.storage, encoding=PickleEncoding, old_encoding=old)
+
+
+@pytest.mark.parametrize("write", [lambda d: d.update(k=2), lambda d: d.__setitem__("k", [2])])
+def test_a_time_limit_in_encode_is_raised_as_it_is(write: Any) -> None:
+    encoding = Slow()
+    d: Any = MemoryDict(encoding=encoding)
+    d["k"] = 1
+    encoding.meets = "encode"
+    with handled(limit), pytest.raises(TooLateError):
+        write(d)
+    encoding.meets = ""
+    assert d == {"k": 1}
+
+
+def test_a_bad_payload_that_is_read_by_a_handler_or_after_a_limit_is_the_payload_s() -> None:
+    encoding = Slow()
+    d: Any = MemoryDict(encoding=encoding, autosync=False)
+    other: Any = MemoryDict(storage=d.storage)
+
+    def reads(number: int, frame: Any) -> None:
+        d.sync()
+
+    other["bad"] = b"bad"
+    with handled(reads):
+        arrive()
+    assert list(d.undecodable) == ["bad"]
+    other["bad"] = b"bad"
+    with handled(limit):
+        try:
+            arrive()
+        except TooLateError:
+            d.sync()
+    assert list(d.undecodable) == ["bad"]
+
+
+class Unpickled:
+    """A value in whose unpickling, or pickling, a signal comes."""
+
+    where = ""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __getstate__(self) -> Any:
+        if Unpickled.where == "pickle":
+            arrive()
+        return self.__dict__
+
+    def __setstate__(self, state: Any) -> None:
+        if Unpickled.where == "unpickle":
+            Unpickled.where = ""  # once: what is tried again goes through
+            arrive()
+        self.__dict__.update(state)
+
+
+@pytest.mark.parametrize("where", ["pickle", "unpickle"])
+def test_a_time_limit_in_a_load_of_pickles_ends_it(where: str, tmp_path: Path) -> None:
+    with SqliteDict[str, Any](tmp_path / "d.sqlite") as writer:
+        writer["k"] = Unpickled(1)
+        with SqliteDict[str, Any](tmp_path / "d.sqlite", autosync=False) as d:
+            assert d["k"].number == 1
+            writer["k"] = Unpickled(2)
+            Unpickled.where = where
+            try:
+                with handled(limit), pytest.raises(TooLateError):
+                    d.sync(force=True)
+            finally:
+                Unpickled.where = ""
+            d.sync()
+            assert d["k"].number == 2

@@ -216,6 +216,25 @@ def test_guarded_writes_of_decimals_end(using: str) -> None:
     assert not measured(using, "price")
 
 
+def test_a_row_that_is_gone_when_it_is_read_back_was_written(using: str) -> None:
+    d = measured(using, "price", autosync=False)
+    d["a"] = Decimal(1)
+    guarded = d._rows.compare_and_set
+
+    def removed_at_once(*arguments: Any) -> Any:
+        done = guarded(*arguments)
+        d.model.objects.using(using).filter(key="a")._raw_delete(using)
+        return done
+
+    d._rows.compare_and_set = removed_at_once  # type: ignore[assignment,method-assign]  # at the critical point
+    assert d.compute("a", lambda value: Decimal(2)) == Decimal(2)
+    del d._rows.compare_and_set
+    assert dict(d) == {"a": Decimal(2)}
+    d.touch_last_updated()
+    d.sync()
+    assert dict(d) == {}
+
+
 @pytest.mark.parametrize("encoding", [None, JSONEncoding])
 def test_guarded_writes_of_a_field_that_encrypts_end(using: str, encoding: Any) -> None:
     d = secret(using, encoding=encoding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,20 @@ class TestNamesOf09:
         assert len(set(keys)) == len(keys)
         assert ModelDict(PlainProxy.objects, "redis").cache_key == keys[0]
         assert all(len(key) < 100 and key.isascii() and " " not in key for key in keys)
+
+    def test_a_file_has_one_default_key_by_whatever_links_it_is_named(
+        self, django_project: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from django.db import connections
+
+        key = plain("sqlite").cache_key
+        settings = connections["sqlite"].settings_dict
+        (tmp_path / "current").symlink_to(os.path.dirname(settings["NAME"]))
+        link = tmp_path / "current" / os.path.basename(settings["NAME"])
+        monkeypatch.setitem(settings, "NAME", link)
+        assert plain("sqlite").cache_key == key
+        monkeypatch.setitem(settings, "NAME", os.path.relpath(link))
+        assert plain("sqlite").cache_key == key
 
     def test_a_key_of_ones_own_is_used_as_it_is(self, using: str, redis_server: Any) -> None:
         d = plain(using, cache_key="my-stamp")

@@ -269,6 +269,23 @@ class TestUnheard:
             assert d == {"k": 1}
         assert elsewhere == {"k": 1}
 
+    def test_a_touch_in_a_transaction_is_for_all_dicts_of_the_table(self, using: str) -> None:
+        from django.db import transaction
+
+        d, other, manual = plain(using), plain(using), plain(using, autosync=False)
+        d.replace_all({"k": 0})
+        assert manual.sync()
+        assert d == other == manual == {"k": 0}
+        with transaction.atomic(using=using):
+            d.model.objects.using(using).update(value=ONE)
+            d.touch_last_updated()
+            assert d == other == {"k": 1}
+            assert manual == {"k": 0}
+            assert manual.sync()
+            assert manual == {"k": 1}
+            transaction.set_rollback(True, using=using)
+        assert d == other == manual == {"k": 0}
+
 
 def _save(using: str) -> None:
     import django

@@ -12,6 +12,22 @@ if TYPE_CHECKING:
     Column: TypeAlias = models.Field[Any, Any]
 
 
+class JoinedWithHosts(models.Manager["Guest"]):
+    """Fetches the rows' hosts in the same query."""
+
+    def get_queryset(self) -> models.QuerySet[Guest]:
+        rows: models.QuerySet[Guest] = super().get_queryset().select_related("host")
+        return rows
+
+
+class PrefetchedHosts(models.Manager["Guest"]):
+    """Fetches the rows' hosts in a query after it."""
+
+    def get_queryset(self) -> models.QuerySet[Guest]:
+        rows: models.QuerySet[Guest] = super().get_queryset().prefetch_related("host")
+        return rows
+
+
 class Plain(models.Model):
     """What a user of 0.9 had."""
 
@@ -60,6 +76,20 @@ class Ticket(models.Model):
 
     id: Column = models.UUIDField(primary_key=True, default=uuid.uuid4)
     value: Column = models.TextField()
+
+
+class Guest(models.Model):
+    """Texts to a column of their own, in rows that a UUID identifies, as of a date."""
+
+    id: Column = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    key: Column = models.CharField(max_length=50, unique=True)
+    value: Column = models.TextField()
+    since: Column = models.DateField(null=True)
+    host: Column = models.ForeignKey("self", null=True, on_delete=models.SET_NULL)
+
+    objects: ClassVar[models.Manager[Guest]] = models.Manager()
+    joined = JoinedWithHosts()
+    prefetched = PrefetchedHosts()
 
 
 class Switch(models.Model):
