@@ -15,13 +15,14 @@ import pytest
 import redis
 from kazoo.client import KazooClient
 
-from durabledict import reading
+from durabledict import reading, redisquestions, redisservers
 from durabledict.stores import MemcacheStore, RedisStore
 
 from . import djangoproject
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .redisservers import RedisServer
+from .servers import PATIENCE
 from .zookeeperservers import ZookeeperServer, started
 
 if TYPE_CHECKING:
@@ -100,6 +101,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(reading, "monotonic", clock)
     return clock
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_reply_of_redis_is_late() -> Iterator[None]:
+    """Wait for Redis as long as for anything: a busy machine may take a second for a reply.
+
+    That is what the library calls an outage. A test of it sets a time of its own.
+
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redisservers, "CHECK_TIMEOUT", PATIENCE)
+        patch.setattr(redisquestions, "LATE", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")
