@@ -227,7 +227,7 @@ class Moving:
         assert self.manual == self.strict == self.writer
         assert dict(self.manual) == dict(self.writer)
         expected = dict(self.writer)
-        wait_until(lambda: dict(self.watching) == expected, "the watch has seen it")
+        wait_until(lambda: self.watching.copy() == expected, "the watch has seen it")
         assert self.manual.sync(force=True) is False
         with self.opened() as fresh:
             assert fresh == expected
@@ -622,4 +622,4 @@ def test_a_node_that_is_down_stops_its_own_keyspaces_alone() -> None:
             dicts[name]["again"] = 2
         assert dicts["k0"]["again"] == 2
         wait_until(lambda: stale.get("again") == 2, "the stale reader goes on")
-        wait_until(lambda: dict(watching).get("again") == 2, "the watch goes on")
+        wait_until(lambda: watching.copy().get("again") == 2, "the watch goes on")

@@ -463,7 +463,7 @@ def test_a_watch_survives_cuts_delays_and_silence(
             fault()
             keyspace.writer["a"] = number
             wait_until(
-                lambda number=number: dict(d)["a"] == number,  # type: ignore[misc]  # mypy#12557
+                lambda number=number: d.copy()["a"] == number,  # type: ignore[misc]  # mypy#12557
                 "the watch sees it",
             )
             proxy.mend()

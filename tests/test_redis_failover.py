@@ -148,7 +148,7 @@ def test_a_promoted_replica_that_lagged_is_what_readers_show(pair: Pair, ahead: 
         assert reader.sync() is True
         assert reader == expected
         assert dict(reader) == expected
-    wait_until(lambda: dict(watching) == expected, "the watch has seen it")
+    wait_until(lambda: watching.copy() == expected, "the watch has seen it")
     writer["again"] = 1
     at_new.sync()
     assert at_new == writer == {**expected, "again": 1}
@@ -270,9 +270,9 @@ def test_a_watch_leaves_a_demoted_primary(pair: Pair) -> None:
     pair.move(cut=False)
     at_new = pair.dict_at(pair.new)
     at_new["a"] = 2
-    wait_until(lambda: dict(reader) == {"a": 2}, "the watch has found the new primary")
+    wait_until(lambda: reader.copy() == {"a": 2}, "the watch has found the new primary")
     at_new["a"] = 3
-    wait_until(lambda: dict(reader) == {"a": 3}, "the watch goes on there")
+    wait_until(lambda: reader.copy() == {"a": 3}, "the watch goes on there")
     assert watch.running
 
 

@@ -263,7 +263,7 @@ def test_a_server_that_evicts_everything_is_told_truly() -> None:
             if filler % 40 == 0 and not keyspace.raw.exists(keyspace.hash):
                 # The watch keeps the stream young; what else is there is chance.
                 gone += 1
-                wait_until(lambda: dict(keyspace.watched) == keyspace.truth(), "the watch sees it")
+                wait_until(lambda: keyspace.watched.copy() == keyspace.truth(), "the watch sees it")
                 for reader in (keyspace.strict, keyspace.manual):
                     reader.sync()
                     assert dict(reader) == keyspace.truth()
