@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
 from durabledict import reading, redisquestions, redisservers
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from .transactions import OtherProcess, OtherThread
 
 pytest.register_assert_rewrite("durabledict.testing")
+
+# An example that takes 0.2 s, or a second until there are ten of them, is no failure of the code:
+# hypothesis takes it for one, unless it sees by the environment that this is a CI server.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Warnings are errors, also that of a socket that nobody closed: who makes a client closes it.
 
