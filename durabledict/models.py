@@ -157,7 +157,7 @@ class ModelDict(ModelReads[K, V]):
                 ended = stamp.end(opening)
             except stamp.unavailable as error:
                 # The write is done, or known not to be: the caller is not to do it again.
-                self._report_outage(error)
+                self._report_outage(error, noted=False)
             else:
                 # A receiver of the signals of this write may have written other rows.
                 if heard[0] <= 1:

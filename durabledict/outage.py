@@ -73,7 +73,7 @@ class Freshness:
         self.error: BaseException | None = None
         self.retry_at = -math.inf
         self._attempts = 0
-        self._logged = False
+        self._untold = False
 
     def succeeded(self, sent: float) -> None:
         """Note a comparison that was sent at `sent`: an outage is over."""
@@ -81,12 +81,12 @@ class Freshness:
         self.since = self.error = None
         self.retry_at = -math.inf
         self._attempts = 0
-        self._logged = False
 
     def failed(self, error: BaseException) -> None:
         """Note a comparison that failed."""
         if self.since is None:
             self.since = datetime.now(timezone.utc)
+            self._untold = True
         self.error = bare(error)
         self._attempts += 1
         self.retry_at = reading.monotonic() + backoff(self._attempts)
@@ -95,8 +95,14 @@ class Freshness:
         """Return the seconds since the last successful comparison was sent."""
         return reading.monotonic() - self.sent
 
-    def first_report(self) -> bool:
-        """Return True once an outage: one line in the log, not thousands."""
-        # Where another thread has ended the outage meanwhile, the next one is still to be told.
-        first, self._logged = not self._logged, self.error is not None
+    def first_report(self, *, noted: bool = True) -> bool:
+        """Return True once an outage: one line in the log, not thousands.
+
+        Also where another thread has ended it meanwhile: it was one all the same, and was told of
+        already or is told of now.
+
+        :param noted: `failed` was called for what is reported
+
+        """
+        first, self._untold = self._untold or not (noted or self.error), False
         return first

@@ -277,8 +277,8 @@ class DatedCopy(LocalCopy[K, V], Generic[K, V]):
         limit = self._max_stale
         return self._filled and (limit is None or self._freshness.age() <= limit)
 
-    def _report_outage(self, error: BaseException) -> None:
-        if self._freshness.first_report():
+    def _report_outage(self, error: BaseException, *, noted: bool = True) -> None:
+        if self._freshness.first_report(noted=noted):
             logger.warning(
                 "the store of this %s cannot be asked (%s: %s); %s",
                 self._native_class.__name__,

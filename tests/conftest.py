@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
-from durabledict import reading, sqliteconnection
+from durabledict import reading, redisquestions, redisservers, sqliteconnection
 from durabledict.stores import MemcacheStore, RedisStore
 
 from . import djangoproject, sqlitewatch, zookeeperstore
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .redisservers import RedisServer
+from .servers import PATIENCE
 from .zookeeperservers import ZookeeperServer, started
 
 if TYPE_CHECKING:
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
     from .transactions import OtherProcess, OtherThread
 
 pytest.register_assert_rewrite("durabledict.testing")
+
+# An example that takes 0.2 s, or a second until there are ten of them, is no failure of the code:
+# hypothesis takes it for one, unless it sees by the environment that this is a CI server.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Warnings are errors, also that of a socket that nobody closed: who makes a client closes it.
 
@@ -100,6 +109,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(reading, "monotonic", clock)
     return clock
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_reply_of_redis_is_late() -> Iterator[None]:
+    """Wait for Redis as long as for anything: a busy machine may take a second for a reply.
+
+    That is what the library calls an outage. A test of it sets a time of its own.
+
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redisservers, "CHECK_TIMEOUT", PATIENCE)
+        patch.setattr(redisquestions, "LATE", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,11 @@ class Fault:
         """Let go what is held, now and later."""
         self._released.set()
 
-    def _hold(self) -> None:
+    def _hold(self, link: Link) -> None:
+        link.held.add(self)
         self._seen.set()
         self._released.wait()
+        link.held.discard(self)
 
 
 class Watch(Fault):
@@ -92,13 +94,13 @@ class HoldReply(Fault):
         link.forward_request(data, self)
 
     def reply(self, link: Link, data: bytes) -> None:
-        self._hold()
+        self._hold(link)
         link.to_client(data)
 
 
 class HoldRequest(Fault):
     def request(self, link: Link, data: bytes) -> None:
-        self._hold()
+        self._hold(link)
         link.forward_request(data, None)
 
 
@@ -132,6 +134,8 @@ class Link:
         self.lost = False  # Replies are dropped.
         self.deaf = False  # Requests are dropped.
         self.is_cut = False
+        self.client_port = 0
+        self.held: set[Fault] = set()  # Those that hold something of it back now.
         self._faults: deque[Fault | None] = deque()  # One for each reply that is to come.
         self._lock = threading.Lock()
         self._pumping = 2

@@ -20,6 +20,11 @@ __all__ = ["ClusterServers", "SentinelServer", "SentinelServers", "SlotMigration
 
 SLOTS = 16384
 
+#: Milliseconds without an answer after which a sentinel takes a server for down: as long as nobody
+#: is to fail, which a busy machine must not look like, and when somebody has.
+PATIENT = 60_000
+IMPATIENT = 500
+
 
 class SentinelServer(RedisServer):
     """One sentinel, by redis-server itself: the program redis-sentinel is no other one."""
@@ -29,7 +34,7 @@ class SentinelServer(RedisServer):
         # A file, since a sentinel keeps what it learns in it.
         (self.folder / "sentinel.conf").write_text(
             f"sentinel monitor {name} {HOST} {primary.port} {quorum}\n"
-            f"sentinel down-after-milliseconds {name} 500\n"
+            f"sentinel down-after-milliseconds {name} {PATIENT}\n"
             f"sentinel failover-timeout {name} 2000\n"
         )
 
@@ -94,6 +99,21 @@ class SentinelServers:
         sentinel: Any = self.sentinel()
         client: redis.Redis = sentinel.master_for(self.name, **options)
         return client
+
+    def fail_over_to(self, server: RedisServer) -> None:
+        """Have the sentinels notice that the primary is down; return when `server` is it.
+
+        So they do nothing of themselves before, however long a test takes for what comes between.
+
+        """
+        self._take_for_down_after(IMPATIENT)
+        self.wait_until_primary_is(server)
+        self._take_for_down_after(PATIENT)
+
+    def _take_for_down_after(self, milliseconds: int) -> None:
+        for sentinel in self.sentinels:
+            setting = f"down-after-milliseconds {milliseconds}"
+            assert sentinel.ask(f"SENTINEL SET {self.name} {setting}") == b"+OK"
 
     def wait_until_primary_is(self, server: RedisServer) -> None:
         """Wait until `server` is the primary, and every sentinel that runs says so."""

@@ -129,7 +129,7 @@ class RedisServer(Server):
             command += ["--tls-cert-file", str(self.tls.certificate)]
             command += ["--tls-key-file", str(self.tls.key)]
         if self.cluster:
-            command += ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+            command += ["--cluster-enabled", "yes", "--cluster-node-timeout", "15000"]
         return command + list(self.arguments)
 
     @property

@@ -80,6 +80,13 @@ class TcpProxy:
         with self._lock:
             return len(self._links)
 
+    def keeps_back(self, client_port: int) -> bool:
+        """Whether something is held, or lost, of the connection that came from that port."""
+        return any(
+            link.client_port == client_port and (link.deaf or link.held)
+            for link in self._all_links()
+        )
+
     # Faults of one request.
 
     def cut_before(self, match: bytes = b"", *, times: int | None = 1) -> Fault:
@@ -234,7 +241,7 @@ class TcpProxy:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            client, _ = listener.accept()
+            client, (_, client_port) = listener.accept()
             if self._listener is not listener:
                 client.close()
                 return
@@ -245,6 +252,7 @@ class TcpProxy:
                 continue
             server.settimeout(None)
             link = self.make_link(client, server)
+            link.client_port = client_port  # as accepted: it may be gone by now
             with self._lock:
                 self.connections += 1
                 self._links.add(link)

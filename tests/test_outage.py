@@ -93,6 +93,30 @@ def test_an_outage_that_another_thread_ends_is_told_and_the_next_one_too(
     assert len(caplog.records) == 2
 
 
+def test_an_outage_that_another_thread_told_of_and_ended_is_not_told_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By a thread that shared the failure, and comes to report it when all is over."""
+    d: Any = Down(on_outage="stale")
+    may_serve = d._may_serve
+
+    def told_and_ended_meanwhile() -> bool:
+        del d._may_serve
+        in_thread(d.sync)
+        assert len(caplog.records) == 1
+        d.down = False
+        in_thread(d.sync)
+        return bool(may_serve())
+
+    d.down, d._may_serve = True, told_and_ended_meanwhile
+    d.get("k")
+    assert d.stale_since is None
+    assert len(caplog.records) == 1
+    d.down = True
+    d.get("k")
+    assert len(caplog.records) == 2
+
+
 class OddError(Exception):
     """An error that cannot be copied as errors are."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -215,19 +216,21 @@ def test_a_replica_is_an_outage_to_a_dict_that_serves_stale_reads(own: Keyspace)
     wait_until(lambda: d["a"] and d.stale_since is None, "the outage is over")
 
 
-def loading(own: Keyspace, microseconds: int) -> threading.Thread:
-    """Have the server load its data for that long for each of 2,000 keys.
+@contextmanager
+def loading(own: Keyspace) -> Iterator[Callable[[int], None]]:
+    """Have the server load its data for as long as it is not hurried; it has at the end.
 
-    Between two of them it answers: they are larger than what it loads without a look.
+    :return: a function that sets how many microseconds the server takes for each of 2,000 keys.
+        Between two of them it answers: they are larger than what it loads without a look
 
     """
     own.raw.execute_command("DEBUG", "POPULATE", 2000, "filler", 1100)
     own.raw.config_set("rdbcompression", "no")
     own.raw.config_set("loading-process-events-interval-bytes", 1024)
-    own.raw.config_set("key-load-delay", microseconds)
+    own.raw.config_set("key-load-delay", 20_000)
 
     def reload() -> None:
-        with redis.Redis(host=HOST, port=own.port) as client:
+        with redis.Redis(host=HOST, port=own.port, socket_timeout=None) as client:
             client.execute_command("DEBUG", "RELOAD")
 
     thread = threading.Thread(target=reload)
@@ -240,9 +243,16 @@ def loading(own: Keyspace, microseconds: int) -> threading.Thread:
             return True
         return False
 
+    def take(microseconds: int) -> None:
+        own.raw.config_set("key-load-delay", microseconds)
+
     own.raw = own.client(retry=None)
-    wait_until(is_loading, "the server is loading")
-    return thread
+    try:
+        wait_until(is_loading, "the server is loading")
+        yield take
+    finally:
+        take(0)
+        thread.join()
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -251,22 +261,21 @@ def test_a_write_to_a_server_that_is_loading_is_done_once_or_raises(
 ) -> None:
     """Rule 2.7: it is repeated for less than a second."""
     write, expected = WRITES[name]
-    thread = loading(own, 50)
-    try:
-        write(own.writer)
-    except redis.BusyLoadingError:
-        expected = START
-    thread.join()
+    with loading(own) as take:
+        take(50)
+        try:
+            write(own.writer)
+        except redis.BusyLoadingError:
+            expected = START
     own.check_strict(expected)
 
 
 def test_a_server_that_loads_for_long_is_an_outage(own: Keyspace) -> None:
-    thread = loading(own, 1200)
-    with pytest.raises(redis.BusyLoadingError):
-        own.strict.sync()
-    with pytest.raises(redis.BusyLoadingError):
-        own.writer["a"] = "never"
-    thread.join()
+    with loading(own):
+        with pytest.raises(redis.BusyLoadingError):
+            own.strict.sync()
+        with pytest.raises(redis.BusyLoadingError):
+            own.writer["a"] = "never"
     own.check_strict(START)
 
 

@@ -24,7 +24,7 @@ from durabledict import RedisDict, redisload, redisreads
 from .counters import Counter
 from .redisreaders import KEYSPACE, Keyspace, entries
 from .redisservers import RedisServer
-from .servers import HOST, wait_until
+from .servers import HOST, PATIENCE, wait_until
 from .tcpproxy import TcpProxy
 from .test_processes import processes
 from .test_sqlite_faults import Other
@@ -263,7 +263,7 @@ def test_a_server_that_evicts_everything_is_told_truly() -> None:
             if filler % 40 == 0 and not keyspace.raw.exists(keyspace.hash):
                 # The watch keeps the stream young; what else is there is chance.
                 gone += 1
-                wait_until(lambda: dict(keyspace.watched) == keyspace.truth(), "the watch sees it")
+                wait_until(lambda: keyspace.watched.copy() == keyspace.truth(), "the watch sees it")
                 for reader in (keyspace.strict, keyspace.manual):
                     reader.sync()
                     assert dict(reader) == keyspace.truth()
@@ -619,7 +619,7 @@ def test_each_load_while_somebody_writes_is_one_state_that_there_was(
     chance = random.Random(4)
     state: dict[Any, Any] = {**LARGE, "version": 0}
     changes: dict[int, dict[Any, Any]] = {}
-    stop = threading.Event()
+    written, stop = threading.Event(), threading.Event()
     with Keyspace(redis_server.port) as keyspace:
         keyspace.writer.update(state)
 
@@ -629,11 +629,13 @@ def test_each_load_while_somebody_writes_is_one_state_that_there_was(
                 version += 1
                 changes[version] = {f"key {chance.randrange(6500)}": version for _ in range(20)}
                 keyspace.writer.update({**changes[version], "version": version})
+                written.set()
 
         thread = threading.Thread(target=write)
         thread.start()
         try:
             loads = []
+            assert written.wait(PATIENCE)
             for _ in range(12):
                 with (
                     redis.Redis(host=HOST, port=redis_server.port) as client,

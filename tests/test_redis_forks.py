@@ -106,7 +106,7 @@ def child_exits(url: str) -> None:
         d["child"] = 1
         sys.exit()
     ended_well(pid)
-    assert connections(url) == parents
+    wait_until(lambda: connections(url) == parents, "the child's are closed, and no other")
     d["parent"] = 1
     assert d == {"k": 1, "child": 1, "parent": 1}
     assert connections(url) == parents
@@ -239,7 +239,7 @@ def forked_past_the_hooks(url: str) -> None:
         finally:
             os._exit(status)
     ended_well(child)
-    assert connections(url) == parents
+    wait_until(lambda: connections(url) == parents, "the child's are closed, and no other")
     everything_works(dicts[0])
 
 

@@ -21,6 +21,7 @@ from durabledict import (
     redisservers,
 )
 
+from .proxiedclients import client_through
 from .redisservers import RedisServer
 from .servers import PATIENCE, wait_until
 from .tcpproxy import TcpProxy
@@ -34,7 +35,7 @@ def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[TcpProxy]:
 
 @pytest.fixture
 def client(proxy: TcpProxy) -> Iterator[redis.Redis]:
-    with redis.Redis(port=proxy.port, socket_timeout=PATIENCE) as client:
+    with client_through(proxy, socket_timeout=PATIENCE) as client:
         yield client
 
 

@@ -27,6 +27,7 @@ from durabledict.sqliteconnection import Connection
 from durabledict.sqlitefile import Transaction
 
 from . import not_measured
+from .sqlitewatch import held
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0
@@ -348,11 +349,11 @@ def test_a_map_that_fails_is_not_tried_again(file: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(mmap, "mmap", fail)
     with SqliteDict[str, int](file) as d:
         d["k"] = 1
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(held(file))
         for number in range(5):
             sqliteconnection.shut_all(str(file))
             d["k"] = number
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(held(file)) == before
 
 
 def test_the_pauses_of_a_wait_grow_to_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
