@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
 from durabledict import reading
@@ -30,6 +33,16 @@ if TYPE_CHECKING:
     from .transactions import OtherProcess, OtherThread
 
 pytest.register_assert_rewrite("durabledict.testing")
+
+# A machine that is busy may take longer than Hypothesis allows an example, or the making of it.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
+
+# Before each wait, a client of ZooKeeper's draws a number in its own thread. Of the module's own
+# numbers, Hypothesis would take it for one that a strategy drew, and that is an error.
+vars(import_module("kazoo.protocol.connection"))["random"] = random.Random()
 
 # Warnings are errors, also that of a socket that nobody closed: who makes a client closes it.
 
