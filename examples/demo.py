@@ -27,7 +27,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -189,6 +189,15 @@ def sqlite_store() -> Iterator[tuple[str, str]]:
         yield f"sqlite:///{folder}/settings.sqlite", "one SQLite file"
 
 
+def free_port() -> int:
+    """Return a free port, below those of outgoing connections: one might come in between."""
+    while True:
+        port = secrets.choice(range(10240, 22000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+
+
 @contextmanager
 def redis_store() -> Iterator[tuple[str, str]]:
     """Give the URL of a Redis server of our own, and what to call it; it is stopped at the end."""
@@ -197,9 +206,7 @@ def redis_store() -> Iterator[tuple[str, str]]:
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         raise SystemExit("--backend redis needs redis-server; on Debian: apt-get install it")
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # So that nobody else uses this server, and we no other one.
     password = secrets.token_hex(16)
     url = f"redis://:{password}@{HOST}:{port}/0"

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("durabledict.testing")
 
-# An example that takes 0.2 s, or a second until there are ten of them, is no failure of the code:
-# hypothesis takes it for one, unless it sees by the environment that this is a CI server.
+# A machine that is busy may take longer than Hypothesis allows an example, or the making of it.
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("any machine")
+settings.load_profile("patient")
 
 # Warnings are errors, also that of a socket that nobody closed: who makes a client closes it.
 

@@ -244,12 +244,15 @@ class Processes:
         self._ends: list[Any] = []
         self._running: list[Any] = []
         for _ in range(number):
-            ours, theirs = forking.Pipe()
-            process = forking.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._ends.append(ours)
-            self._running.append(process)
+            self._add()
+
+    def _add(self) -> None:
+        ours, theirs = forking.Pipe()
+        process = forking.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        self._ends.append(ours)
+        self._running.append(process)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Run a function in all of them at once; return what each returned."""
@@ -278,12 +281,13 @@ class Processes:
         return outcome
 
     def kill(self) -> None:
-        """Kill the first of them, and forget it."""
+        """Kill the first of them; the next test finds another one in its place."""
         process, end = self._running.pop(0), self._ends.pop(0)
         process.kill()
         process.join()
         process.close()
         end.close()
+        self._add()
 
     def close(self) -> None:
         for end in self._ends:

@@ -65,7 +65,7 @@ class DjangoFolder:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == status, done.stdout
         return done.stdout

@@ -10,9 +10,16 @@ import pytest
 
 from durabledict.stamps import CacheStamp, Stamp
 
-from .servers import PATIENCE
+from .servers import PATIENCE, wait_until
 
-__all__ = ["check_held", "check_lost", "check_unavailable", "read", "write_from_eight_threads"]
+__all__ = [
+    "answered",
+    "check_held",
+    "check_lost",
+    "check_unavailable",
+    "read",
+    "write_from_eight_threads",
+]
 
 
 def read(stamp: CacheStamp, own: int = 0) -> Stamp:
@@ -77,6 +84,21 @@ def check_lost(cache: Any, key: str, lose: Callable[[], object]) -> None:
     lose()
     writer.touch()
     assert read(reader) != write.after
+
+
+def answered(stamp: CacheStamp) -> Stamp:
+    """Return what is read by a client with a short timeout, once a busy machine is in time."""
+    found: list[Stamp] = []
+
+    def is_in_time() -> bool:
+        try:
+            found.append(read(stamp))
+        except stamp.unavailable:
+            return False
+        return True
+
+    wait_until(is_in_time, "the server answers in time")
+    return found[0]
 
 
 def write_from_eight_threads(cache: Any, key: str) -> None:

@@ -191,15 +191,15 @@ class TcpProxy:
             for fault in list(self._waiting):
                 if fault.match not in request:
                     continue
-                if isinstance(fault, Watch):
-                    fault.see()
-                elif found is None:
-                    found = fault
-                else:
+                if found is not None and not isinstance(fault, Watch):
                     continue
                 fault.hits += 1
                 if fault.hits == fault.times:
                     self._waiting.remove(fault)
+                if isinstance(fault, Watch):
+                    fault.see()  # when it is counted: a test looks at that at once
+                else:
+                    found = fault
         return found
 
     def count(self, from_client: bool, length: int) -> None:

@@ -567,7 +567,7 @@ def test_pickles_and_unpickles_of_one_put_and_two_gets(memcached_server: Memcach
         assert store.get(Thing, {"id": 1}) == store.get(Thing, {"id": 1}) == Thing(1)
         assert encoding.done == {"pickles": 1, "unpickles": 2}
         encoding.done.clear()
-        chain = ChainedStore([ProcessMemoryStore(lifetime_cb=lambda obj: 5), store])
+        chain = ChainedStore([ProcessMemoryStore(lifetime_cb=lambda obj: 3600), store])
         chain.put(Thing(1))
         assert chain.get(Thing, {"id": 1}) == chain.get(Thing, NAME) == Thing(1)
         assert encoding.done == {"pickles": 1}

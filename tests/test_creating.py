@@ -132,9 +132,9 @@ def test_a_chain_serves_what_has_expired(tmp_path: Path) -> None:
         chain = ChainedStore([ProcessMemoryStore(), DurableDictStore(d)])
         options: dict[str, Any] = {"lifetime": 10, "serve_expired": True}
         chain.get_or_create(Thing, KEY, lambda: Thing(1, value="old"), **options)
-        monotonic, wall = reading.monotonic, lifetime.now
-        patch.setattr(reading, "monotonic", lambda: monotonic() + 11)
-        patch.setattr(lifetime, "now", lambda: wall() + 11)
+        monotonic, wall = reading.monotonic() + 11, lifetime.now() + 11
+        patch.setattr(reading, "monotonic", lambda: monotonic)
+        patch.setattr(lifetime, "now", lambda: wall)
         assert chain.get(Thing, KEY) is None
 
         def creator() -> Thing:
@@ -339,7 +339,7 @@ def test_what_creating_reading_and_recreating_costs(
     """Create, read, expire, recreate, read: at most 2 pickles, and 2 unpickles, or 3."""
 
     def get() -> Any:
-        return memcached.get_or_create(Counted, {"id": 1}, lambda: Counted(1), lifetime=1)
+        return memcached.get_or_create(Counted, {"id": 1}, lambda: Counted(1), lifetime=100)
 
     if was_there:
         memcached.put(Counted(1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -31,7 +30,7 @@ from durabledict.testing.tools import in_thread
 
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
-from .servers import wait_until
+from .servers import PATIENCE, free_port, wait_until
 from .sqlmodels import Base, Word, postgres_url
 from .test_creating import SixMethods
 from .zookeeperproxy import ZookeeperProxy
@@ -111,15 +110,15 @@ def test_reentry_by_another_client_is_an_error_and_no_deadlock(
 
         def create(owner: Any, creator: Callable[[], Any]) -> Any:
             if isinstance(owner, SqlAlchemyStore):
-                return owner.get_or_create(Word, KEY, creator, timeout=3)
+                return owner.get_or_create(Word, KEY, creator, timeout=PATIENCE)
             if hasattr(owner, "get_or_compute"):
-                return owner.get_or_compute("k", creator, timeout=3)
-            return owner.get_or_create(Thing, KEY, creator, timeout=3)
+                return owner.get_or_compute("k", creator, timeout=PATIENCE)
+            return owner.get_or_create(Thing, KEY, creator, timeout=PATIENCE)
 
         with pytest.raises(RuntimeError, match="this very thread"):
             create(one, lambda: create(two, lambda: None))
         with Mutex(one._lease("x")), pytest.raises(RuntimeError, match="this very thread"):
-            Mutex(two._lease("x")).acquire(timeout=3)
+            Mutex(two._lease("x")).acquire(timeout=PATIENCE)
         with Mutex(one._lease("x")):
             assert not in_thread(lambda: Mutex(two._lease("x")).acquire(timeout=0.01))
     assert not locks._threads
@@ -149,7 +148,7 @@ def test_a_finalizer_may_create_something_in_the_middle(
         target=store.get_or_create, args=(Thing, KEY, lambda: Thing(1)), daemon=True
     )
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert made == [None, Thing(1)]
     assert store.get(Thing, KEY) == Thing(1)
 
@@ -237,17 +236,11 @@ def test_the_creators_error_is_told_though_the_store_is_down_by_then(
     assert "stays until it expires: down" in caplog.text
 
 
-def nobody_listens() -> str:
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def test_a_chain_does_without_the_lock_of_a_cache_that_is_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Where its last Store has none: as a get or a put of the chain does without the cache."""
-    with MemcacheStore([nobody_listens()]) as cache:
+    with MemcacheStore([f"127.0.0.1:{free_port()}"]) as cache:
         chain = ChainedStore([cache, ShoveStore({})])
         assert chain.get_or_create(Thing, KEY, lambda: Thing(1, value="made")) is not None
         found = chain.get(Thing, KEY)

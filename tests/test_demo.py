@@ -39,7 +39,7 @@ def test_the_demo_sees_no_stale_read(backend: str) -> None:
         stderr=subprocess.STDOUT,
         env=not_measured(),
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert run.returncode == 0, run.stdout
     found = re.search(r"autosync=True: 0 stale reads of ([0-9,]+)\.", run.stdout)
@@ -55,7 +55,7 @@ def zookeeper_demo(script: str, flips: int) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.STDOUT,
         env=not_measured(),
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

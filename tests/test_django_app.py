@@ -572,9 +572,7 @@ class TestRequests:
         from django.core.signals import request_started
 
         with MemcachedServer() as server:
-            from pymemcache.client.base import Client
-
-            client = Client(("127.0.0.1", server.port), connect_timeout=1, timeout=1)
+            client = server.client()
             durable = settings_dict(keyspace, autosync=False, cache=client)
             settings.ROOT_URLCONF = paths(durable)
             settings.MIDDLEWARE = []

@@ -28,7 +28,7 @@ def demo(examples: Path, flips: int) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.STDOUT,
         env=not_measured(),
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -31,11 +31,13 @@ from durabledict import (
     RestrictedPickleEncoding,
     SignedEncoding,
     SqliteDict,
+    reading,
 )
 from durabledict.ext.dogpile import DictBackend, StoreBackend
 from durabledict.ext.dogpilebackend import KEPT_MUTEXES
 from durabledict.redis import RedisDict
 from durabledict.stores import RedisStore
+from durabledict.testing import tools
 
 from .redisservers import RedisServer
 
@@ -282,6 +284,13 @@ def test_values_of_a_multi_do_not_share_their_metadata() -> None:
 # -- what it costs --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's clock stands still: once a second a read asks Redis for more than the stamp."""
+    monkeypatch.setattr(reading, "monotonic", tools.Clock())
+
+
+@pytest.mark.usefixtures("_one_moment")
 def test_multis_are_one_request(redis_server: RedisServer, d: RedisDict[Any, Any]) -> None:
     region = region_over(d)
     region.set("warm", 1)

@@ -94,7 +94,10 @@ class TestKeys:
         }  # fmt: skip
 
     @given(text=st.text(st.characters(exclude_categories=()), max_size=8))
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=300,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
     def test_the_text_of_a_key_and_the_key_of_a_text_are_inverse(
         self, django_project: None, text: str
     ) -> None:

@@ -89,7 +89,7 @@ def test_a_transaction_does_not_wait_for_a_read_that_waits_for_it(
         d.sync()
         return d["a"]
 
-    thread.call(give_up_after, "2s")
+    thread.call(give_up_after, f"{PATIENCE:g}s")
     with transaction.atomic():
         ask(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         d._stamp().touch()

@@ -184,6 +184,7 @@ def test_the_garbage_collector_in_the_middle_of_a_request_to_the_cache() -> None
     def read() -> None:
         instance = row()
         be_refused(instance, "default")
+        gc.disable()  # the cycle is not to be collected before
         instance.cycle = instance
         cache: Any = caches["locmem"]
         asked = cache._has_expired
@@ -199,7 +200,8 @@ def test_the_garbage_collector_in_the_middle_of_a_request_to_the_cache() -> None
     # One that hangs must not hold up the end of the tests.
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    thread.join(5.0)
+    thread.join(PATIENCE)
+    gc.enable()
     if thread.is_alive():
         del modelsignals._dicts[id(d)]  # the tests after this one are not to wait for it
     assert any(collected)

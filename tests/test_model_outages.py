@@ -17,6 +17,7 @@ from durabledict.stamps import MemoryCache
 from durabledict.testing.tools import SuiteBase
 
 from .memcachedserver import MemcachedServer
+from .servers import wait_until
 
 clock = SuiteBase().clock
 
@@ -176,7 +177,7 @@ class TestCacheDown:
 
     def test_a_real_server_that_is_killed_and_comes_back(self, using: str) -> None:
         with MemcachedServer() as server:
-            client = server.client(timeout=1.0)
+            client = server.client()
             with clock() as time:
                 stale = plain(using, client, on_outage="stale")
                 strict = plain(using, client)
@@ -227,9 +228,10 @@ class TestDatabaseDown:
         d, elsewhere = plain(using, cache), plain(using, cache)
         d["k"] = 1
         assert elsewhere["k"] == 1
-        postgres_server.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'tests'"
-        )
+        # This one alone: other aliases have connections to that database, for other tests.
+        connection: Any = connections[using].connection
+        cut = f"SELECT pg_terminate_backend({connection.info.backend_pid})"
+        wait_until(lambda: postgres_server.sql(cut) == [(False,)], "the connection has ended")
         cache.put(d.cache_key, 2**61 + 2**40)
         assert d["k"] == 1
         connections[using].close()

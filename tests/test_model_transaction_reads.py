@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .servers import free_port
+from .servers import PATIENCE, free_port
 from .transactions import (
     ALIASES,
     OnPurposeError,
@@ -348,18 +348,18 @@ def test_threads_read_their_own_transactions(process: OtherProcess) -> None:
         seen = []
         with transaction.atomic():
             for number in range(10):
-                together.wait(10)
+                together.wait(PATIENCE)
                 d[f"of {me}"] = number
-                together.wait(10)
+                together.wait(PATIENCE)
                 seen.append((d.copy(), len(d), list(d)))
-            together.wait(10)
+            together.wait(PATIENCE)
             if me == 2:
                 transaction.set_rollback(True)
         return seen
 
     with other_threads(3) as threads:
         for me, one in enumerate([one.start(act, me) for me, one in enumerate(threads)]):
-            for number, seen in enumerate(one.result(30)):
+            for number, seen in enumerate(one.result(2 * PATIENCE)):
                 expected = {"a": 1, "b": 2, f"of {me}": number}
                 assert seen == (expected, 3, list(expected))
     assert d == {"a": 1, "b": 2, "of 0": 9, "of 1": 9} == process.call(look, "default")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from durabledict.opening import _schemes
 from . import not_measured
 
 
-@pytest.fixture
-def _schemes_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    for scheme, entry in _schemes.items():
-        monkeypatch.setitem(_schemes, scheme, entry)
+@pytest.fixture(autouse=True)
+def _schemes_as_they_were() -> Iterator[None]:
+    before = dict(_schemes)
+    yield
+    _schemes.clear()
+    _schemes.update(before)
 
 
 def test_memory() -> None:

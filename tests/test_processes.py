@@ -23,7 +23,7 @@ from durabledict import MISSING, ConflictError, SqliteDict
 from .counters import Counter
 
 # No test takes that long: it is when a process that hangs becomes a failure.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 spawning = multiprocessing.get_context("spawn")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.orm.exc import DetachedInstanceError
@@ -21,6 +21,7 @@ from durabledict.stores import NotIndexedError, SqlAlchemyStore
 from durabledict.testing.things import Keyless, Thing
 
 from .postgresserver import PostgresServer
+from .servers import PATIENCE, wait_until
 from .sqlmodels import (
     Manager,
     Membership,
@@ -413,8 +414,6 @@ def test_what_comes_along_may_be_put_as_well(store: SqlAlchemyStore) -> None:
 def test_a_row_that_came_between_question_and_insert_is_replaced(
     engine: Engine, statements: Statements
 ) -> None:
-    from sqlalchemy import event
-
     store = SqlAlchemyStore(engine=engine)
     others = [Word(id=1, text="theirs", value=1)]
     maker = sessionmaker(engine)
@@ -436,8 +435,19 @@ def test_a_deadlock_leaves_the_store_usable(
     with database("postgresql", tmp_path, postgres_server) as engine:
         store = SqlAlchemyStore(engine=engine)
         store.batch_put([Word(id=1, text="a"), Word(id=2, text="b")])
+        has_one = threading.Event()
+        waiting = "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted"
+
+        def between(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if "FOR UPDATE" in statement and not has_one.is_set():
+                cursor.execute("SELECT FROM words WHERE id = 1 FOR UPDATE")
+                has_one.set()
+                # Whoever begins to wait last finds the deadlock, and is the one that fails.
+                wait_until(lambda: postgres_server.sql(waiting) == [(True,)], "the other one waits")
+
+        event.listen(engine, "before_cursor_execute", between)
         with engine.connect() as other:
-            other.execute(text("SET deadlock_timeout = '10s'"))
+            other.execute(text("SET deadlock_timeout = '60s'"))
             other.execute(text("UPDATE words SET value = 5 WHERE id = 2"))
             failed: list[Exception] = []
 
@@ -449,14 +459,11 @@ def test_a_deadlock_leaves_the_store_usable(
 
             thread = threading.Thread(target=put)
             thread.start()
-            # Waits until the thread has row 1 and waits for row 2, by waiting for row 1.
-            while not other.scalar(
-                text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
-            ):
-                pass
+            assert has_one.wait(PATIENCE)
             other.execute(text("UPDATE words SET value = 5 WHERE id = 1"))
             thread.join()
             other.commit()
+        event.remove(engine, "before_cursor_execute", between)
         assert isinstance(failed[0], OperationalError)
         assert "deadlock" in str(failed[0])
         store.batch_put([Word(id=1, text="x"), Word(id=2, text="y")])

@@ -21,7 +21,14 @@ from durabledict.testing.tools import Clock
 
 from .memcachedserver import MemcachedServer
 from .servers import HOST, PATIENCE, wait_until
-from .stampcases import check_held, check_lost, check_unavailable, read, write_from_eight_threads
+from .stampcases import (
+    answered,
+    check_held,
+    check_lost,
+    check_unavailable,
+    read,
+    write_from_eight_threads,
+)
 from .tcpproxy import TcpProxy, each_chunk
 
 KEY = "stamp"
@@ -294,13 +301,13 @@ class TestOutage:
     def test_a_server_that_does_not_answer_is_one(self, own: MemcachedServer, kind: str) -> None:
         with closing(KINDS[kind]((HOST, own.port), timeout=0.05, ignore_exc=True)) as client:
             stamp = CacheStamp(client, KEY)
-            known = read(stamp)
+            known = answered(stamp)
             own.pause()
             check_unavailable(stamp)
             own.resume()
             # What was sent may be done yet, one after the other; the late answers nobody reads.
-            wait_until(lambda: read(stamp).number != known.number, "something has arrived")
-            wait_until(lambda: read(stamp) == read(stamp), "all has arrived")
+            wait_until(lambda: answered(stamp).number != known.number, "something has arrived")
+            wait_until(lambda: answered(stamp) == answered(stamp), "all has arrived")
 
     def test_a_restart_is_no_error(self, own: MemcachedServer) -> None:
         """A connection that the server has closed is made anew before a request, not after one."""

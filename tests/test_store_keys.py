@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -129,6 +131,17 @@ def test_an_object_matches_only_with_all_it_is_asked_for() -> None:
     assert repr(address) == "Thing {'zone': 1, 'name': 'x'}"
 
 
+@pytest.fixture
+def _local_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hours from UTC, and without a summer time that may begin meanwhile."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "<-0530>+05:30")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_local_time")
 def test_a_moment_is_aware_or_local() -> None:
     aware = datetime.now(timezone.utc) + timedelta(hours=1)
     east = aware.astimezone(timezone(timedelta(hours=9)))

@@ -94,7 +94,7 @@ def test_no_lock_is_held_while_a_finalizer_runs() -> None:
 def test_a_lifetime_callback_runs_without_the_lock() -> None:
     def callback(obj: Any) -> float:
         in_thread(lambda: store.get(Thing, {"id": 5}))
-        return 5
+        return 3600
 
     store = ProcessMemoryStore(lifetime_cb=callback)
     store.put(Thing(1))

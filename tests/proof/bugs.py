@@ -16,7 +16,9 @@ from typing import Any
 from durabledict.changes import Commit
 from durabledict.syncing import SyncedCopy
 
+from .checker import check
 from .clients import Client
+from .history import History
 from .violations import COPIES, STALE, SUMS
 
 __all__ = ["BUGS", "Bug", "sow"]
@@ -30,7 +32,7 @@ class Bug:
     :param backend: where it is caught
     :param caught_as: the violations of which one has to be among those that are found
     :param faults: the names of the faults that bring it out, or their beginnings
-    :param seconds: in which it is caught
+    :param seconds: in which it is caught, on a machine that does nothing else
 
     """
 
@@ -39,6 +41,10 @@ class Bug:
     caught_as: tuple[str, ...]
     faults: tuple[str, ...] = ()
     seconds: float = 1.0
+
+    def is_caught(self, history: History) -> bool:
+        """Tell whether the checker finds it in a history."""
+        return not {violation.kind for violation in check(history)}.isdisjoint(self.caught_as)
 
 
 def _stamp_compared_with_greater(client: Client) -> None:
