@@ -123,5 +123,6 @@ class ModifiableCopy(WritableCopy[K, V], Generic[K, V]):
         length = seconds(lease)
         if length is None or length <= 0:
             raise TypeError(f"lease={lease!r}: write seconds above 0, or a timedelta")
+        self._require_open()  # or a lock would be asked for, which is the store's
         computed: V = compute_missing(self, key, creator, checked_timeout(timeout), length)
         return computed

@@ -97,7 +97,7 @@ class SqliteDict(SqliteReads[K, V]):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         keyspace: str = "default",
         autosync: bool | float | timedelta = True,
         encoding: Any = DefaultEncoding,

@@ -6,6 +6,7 @@ docs/internals.rst, section 1. Nothing here knows of dicts.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import weakref
@@ -14,6 +15,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from . import sqliteschema
+from .hiding import hidden
 from .options import seconds
 from .sqliteconnection import Connection, is_locked, pauses
 from .sqliteshared import shared_file
@@ -24,6 +26,9 @@ __all__ = ["SYNCHRONOUS", "SqliteFile", "Transaction"]
 
 #: What SQLite waits for the disk for; see the class docstring of `SqliteDict`.
 SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
+
+#: What is written where a path belongs: a URL of ours, or one that sqlite3 takes.
+_URL = re.compile(r"[a-z]+://|file:")
 
 T = TypeVar("T")
 
@@ -64,17 +69,24 @@ class SqliteFile:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], timeout: float | timedelta, synchronous: str
+        self, path: str | bytes | os.PathLike[str], timeout: float | timedelta, synchronous: str
     ) -> None:
-        given = os.fspath(path)
-        if not isinstance(given, str) or given in ("", ":memory:"):
+        given = os.fsdecode(path)
+        if given in ("", ":memory:"):
             raise ValueError(f"path={path!r} is no file; for a dict in memory there is MemoryDict")
+        if _URL.match(given):
+            raise ValueError(
+                f"path={hidden(given)!r} is a URL: write the path of the file, or use "
+                "durabledict.open('sqlite:///path')"
+            )
         if not isinstance(synchronous, str) or synchronous.upper() not in SYNCHRONOUS:
             raise ValueError(f"synchronous={synchronous!r}: one of {', '.join(SYNCHRONOUS)}")
         self.path = os.path.abspath(given)
         limit = seconds(timeout)
         if limit is None:
             raise TypeError(f"timeout={timeout!r}: write seconds, or a timedelta")
+        if limit < 0:
+            raise ValueError(f"timeout={timeout!r}: write 0 (do not wait) or more seconds")
         self.timeout = limit
         self.synchronous = synchronous.upper()
         self._require_writable()

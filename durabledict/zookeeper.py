@@ -9,6 +9,7 @@ docs/internals.rst, section 4, has the protocol; the numbers in comments are its
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,12 @@ try:
 except ModuleNotFoundError as error:
     raise_if_missing(error, "ZookeeperDict needs", "kazoo", extra="zookeeper")
     raise
-from kazoo.exceptions import ConnectionLoss, NotReadOnlyCallError, SessionExpiredError
+from kazoo.exceptions import (
+    ConnectionLoss,
+    KazooException,
+    NotReadOnlyCallError,
+    SessionExpiredError,
+)
 
 from . import coder, reading
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
@@ -48,6 +54,8 @@ if TYPE_CHECKING:
     from .base import Options
 
 __all__ = ["ZookeeperDict"]
+
+logger = logging.getLogger("durabledict.zookeeper")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -81,8 +89,8 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
     each hundred of more, and one for the list of keys when some came or went, whatever the number
     of keys.
 
-    :param keyspace: the path of the znode whose children are the entries, as 0.9 had them. It is
-        made by the first write
+    :param keyspace: the path of the znode whose children are the entries, as 0.9 had them. Where
+        there is none it is made, empty; by the first write, where this client may not
     :param connection: a `kazoo.client.KazooClient`. One that is not started is started, and
         stopped again by `close`; its ACLs, chroot and `read_only` count
     :param timeout: the seconds that an answer may take; a connection that was lost is waited for
@@ -158,6 +166,9 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         self._writer = Writer(*asked, self._sizes, commits, self._tree_transactions)
         try:
             super().__init__(path, connection, autosync, encoding, old_encoding, **options)
+            # The root, which always is, was created by no transaction.
+            if self._filled and self._tree.place_created == 0 and not self._place.in_root:
+                self._make_place()
         except BaseException:
             self._client.release()
             raise
@@ -191,6 +202,17 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
         self._ask_leader()
         self._has_asked = True
         return self._tree.number
+
+    def _make_place(self) -> None:
+        """Make the empty place, as 0.9 did: others are to be able to create entries in it."""
+        try:
+            made = self._client.ready(self._waits()).ensure_path_async(self._place.path)
+            self._client.wait([made])
+            made.get()
+            self._compare()  # or the first read would have to ask for what was made
+        except KazooException as error:
+            # May not, or cannot now: it can be read all the same, and the first write needs it.
+            logger.debug("%s was not made: %r", self._place.path, error)
 
     def _ask_leader(self) -> None:
         for _ in range(ATTEMPTS):

@@ -352,3 +352,14 @@ def test_what_creating_reading_and_recreating_costs(
     assert Counted.pickles <= 2
     assert Counted.unpickles <= limit
     assert pickle.loads(pickle.dumps(Counted(2))).id == 2
+
+
+def test_a_closed_dict_asks_for_no_lock(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it has it returns; for what it has not it is as a write is."""
+    d: SqliteDict[str, int] = SqliteDict(tmp_path / "a.sqlite")
+    d["a"] = 1
+    d.close()
+    assert d.get_or_compute("a", lambda: 2) == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        d.get_or_compute("b", lambda: 2)
+    assert caplog.records == []

@@ -150,6 +150,29 @@ class TestTheFile:
         with pytest.raises(ValueError, match="MemoryDict"):
             SqliteDict(path)
 
+    @pytest.mark.parametrize("path", ["sqlite:///x.sqlite", "file:x?mode=memory", b"file:x"])
+    def test_a_url_where_a_path_belongs(
+        self, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=r"is a URL: .* durabledict\.open"):
+            SqliteDict(path)
+        assert os.listdir(tmp_path) == []
+
+    def test_a_path_may_be_bytes_as_everywhere(self, tmp_path: Path) -> None:
+        with (
+            SqliteDict[str, int](os.fsencode(tmp_path / "x.sqlite")) as d,
+            SqliteDict[str, int](tmp_path / "x.sqlite") as other,
+        ):
+            d["k"] = 1
+            assert other == {"k": 1}
+
+    def test_seconds_to_wait_are_not_negative(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"timeout=-1: write 0 \(do not wait\)"):
+            SqliteDict(tmp_path / "x.sqlite", timeout=-1)
+        with SqliteDict[str, int](tmp_path / "x.sqlite", timeout=0) as d:
+            d["k"] = 1
+
     def test_a_folder_and_a_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(IsADirectoryError, match="is a folder"):
             SqliteDict(tmp_path)

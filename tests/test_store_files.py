@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shelve
+import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,39 @@ def test_a_zip_is_read_and_a_new_one_written(tmp_path: Path) -> None:
     written.batch_put([Automobile("B 1"), Automobile("B 2")])
     written._files.fs.close()  # the archive ends with its list
     assert ShoveStore(uri=target).get(Automobile, {"license_plate": "B 2"}) == Automobile("B 2")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "'' names no place"),
+        ("://x", "'://x' names no place"),
+        ("zip://objects.zip", "of which: write zip://::objects.zip"),
+        ("zip:///a/objects.zip", "of which: write zip://::/a/objects.zip"),
+        ("tar://objects.tar", "of which: write tar://::objects.tar"),
+        (
+            "shelve://me:sesame@x",
+            r"'shelve://\*\*\*@x': fsspec knows no scheme 'shelve'; .*, file, ",
+        ),
+    ],
+)
+def test_a_url_that_cannot_be_opened_says_what_can(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShoveStore(uri=url)
+
+
+def test_a_folder_of_an_archive_may_be_named(tmp_path: Path) -> None:
+    archive = tmp_path / "objects.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("folder/name", b"cell")
+    assert dict(ShoveStore(uri=f"zip://folder::{archive}")._mapping) == {"name": b"cell"}
+
+
+def test_a_url_of_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "smbclient", None)  # as if it were not there
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.smb", raising=False)
+    with pytest.raises(ImportError, match=r"'smb://\*\*\*@host/x' needs .* pip.*smbprotocol"):
+        ShoveStore(uri="smb://me:sesame@host/x")
 
 
 @pytest.mark.parametrize("arguments", [[], [{}, {"shove": {}}]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import threading
 from datetime import timedelta
@@ -243,10 +244,31 @@ def test_seconds_may_be_a_timedelta(zookeeper_client: KazooClient, zookeeper_pat
         assert d == {"a": 1}
 
 
-def test_what_is_there_already_is_read_and_nothing_is_made(
+def test_other_programs_create_entries_in_a_place_that_opening_made(
     zookeeper_client: KazooClient, zookeeper_path: str
 ) -> None:
-    """By opening and reading, that is: the first write makes the place."""
+    """As 0.9 did; a program that knows kazoo alone need not make it first."""
+    with Dict(f"{zookeeper_path}/a/b", zookeeper_client, autosync="strict") as d:
+        zookeeper_client.create(f"{zookeeper_path}/a/b/k", pickle.dumps(1))
+        assert d == {"k": 1}
+
+
+def test_a_place_that_may_not_be_made_is_read_as_empty(
+    zookeeper_client: KazooClient, zookeeper_path: str
+) -> None:
+    """Who may read alone opens it; the first write of another makes it."""
+    zookeeper_client.create(zookeeper_path, b"", acl=[make_acl("world", "anyone", read=True)])
+    with Dict(f"{zookeeper_path}/a", zookeeper_client) as d:
+        assert d == {}
+        with pytest.raises(NoAuthError):
+            d["k"] = 1
+        assert zookeeper_client.exists(f"{zookeeper_path}/a") is None
+
+
+def test_opening_and_reading_makes_the_empty_place_alone(
+    zookeeper_client: KazooClient, zookeeper_path: str
+) -> None:
+    """What removes nothing, too, makes no entry and no version."""
     with Dict(f"{zookeeper_path}/a/b", zookeeper_client) as d:
         assert d == {}
         assert d.sync() is False
@@ -257,7 +279,9 @@ def test_what_is_there_already_is_read_and_nothing_is_made(
         d.replace_all({})
         assert d.pop("k", None) is None
         assert not d.compare_and_set("k", 1, 2)
-        assert zookeeper_client.exists(zookeeper_path) is None
+        made = zookeeper_client.exists(f"{zookeeper_path}/a/b")
+        assert made is not None
+        assert (made.version, made.cversion) == (0, 0)
         d["k"] = 1
         assert zookeeper_client.get_children(f"{zookeeper_path}/a/b") == ["k"]
         with Dict(f"{zookeeper_path}/a/b", zookeeper_client) as other:

@@ -332,10 +332,14 @@ def test_with_servers_that_read_one_znode_it_is_one_request_a_key(asked: Asked) 
         other.sync(force=True)
 
 
-def test_opening_makes_nothing(asked: Asked) -> None:
+def test_opening_makes_the_empty_place_and_nothing_else(asked: Asked) -> None:
     path = asked.store.path
-    with asked.exactly(sync=1, getChildren2=1, exists=1):
+    with asked.exactly(sync=2, getChildren2=2, exists=3, create=1):
         d = asked.open()
+    made = asked.store.raw.exists(path)
+    assert made is not None
+    with asked.exactly(sync=1, getChildren2=1):
+        asked.open()
     with asked.exactly():
         assert d == {}
         assert d.get("a") is None
@@ -347,7 +351,7 @@ def test_opening_makes_nothing(asked: Asked) -> None:
     assert d.pop("a", None) is None
     with pytest.raises(KeyError):
         del d["a"]
-    assert asked.store.raw.exists(path) is None
+    assert asked.store.raw.exists(path) == made
 
 
 @pytest.mark.parametrize("size", SIZES)

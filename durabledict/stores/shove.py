@@ -14,7 +14,7 @@ from .. import coder
 from ..base import DurableDict
 from ..basicencodings import PickleEncoding
 from ..extras import raise_if_missing
-from ..hiding import kind_of
+from ..hiding import hidden, kind_of
 from . import lifetime
 from .cells import is_marker
 from .dictionary import BaseDictionaryStore
@@ -24,6 +24,9 @@ __all__ = ["ShoveStore", "location_of"]
 
 #: Characters of a name that every file system takes.
 LONGEST = 200
+
+#: Schemes whose files are in another one, which the URL has to name.
+_ARCHIVES = ("libarchive", "tar", "zip")
 
 _CREDENTIALS = re.compile(r"s3://([^:/@]+):(.+)@([^@/]+)(/.*)?")
 
@@ -47,6 +50,7 @@ class ShoveStore(BaseDictionaryStore):
     :param shoveuri: the same, under stockpyle's name
     :param storage_options: for fsspec, in addition to what is in the URL
     :raises TypeError: none of the first four, or several
+    :raises ValueError: a URL of an unknown scheme, or that names no place
     :raises ImportError: fsspec, or what it needs for the URL, is not installed
 
     The other parameters are those of `BaseDictionaryStore`.
@@ -153,7 +157,25 @@ def _open(url: str, options: dict[str, Any]) -> Any:
         raise_if_missing(error, "a URL needs", "fsspec", extra="files")
         raise
     location, credentials = location_of(url)
-    return fsspec.get_mapper(location, **{**credentials, **options})
+    given = {**credentials, **options}
+    scheme, separator, rest = location.partition("://")
+    if not location or (separator and not scheme):
+        raise ValueError(f"{hidden(url)!r} names no place: write a folder's path, or a URL")
+    if separator and scheme.split("::")[0] not in fsspec.available_protocols():
+        schemes = ", ".join(sorted(fsspec.available_protocols()))
+        raise ValueError(f"{hidden(url)!r}: fsspec knows no scheme {scheme!r}; it has {schemes}")
+    if scheme in _ARCHIVES and "::" not in rest:
+        raise ValueError(
+            f"{hidden(url)!r} is inside of an archive, and does not say of which: write "
+            f"{scheme}://::{rest}"
+        )
+    try:
+        return fsspec.get_mapper(location, **given)
+    except ImportError as error:
+        raise ImportError(
+            f"{hidden(url)!r} needs a further package; install it with pip. fsspec says: {error}",
+            name=error.name,
+        ) from error
 
 
 def _is_local(files: Any) -> bool:
