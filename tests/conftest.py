@@ -56,6 +56,7 @@ LONGEST = (
     "test_redis_failover",
     "test_zookeeper_sizes",
     "test_forks",
+    "test_sqlite_backups",
     "test_zookeeper_clients",
     "test_chain_interleaved",
     "test_creation_processes",
@@ -209,6 +210,14 @@ def cut(store: zookeeperstore.Store) -> zookeeperstore.Cut:
 def file(tmp_path: Path) -> Path:
     """Where an SQLite file may come to be."""
     return tmp_path / "x.sqlite"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder in memory where there is such a one: thousands of fsyncs cost nothing there."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
