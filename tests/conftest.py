@@ -15,7 +15,7 @@ import pytest
 import redis
 from kazoo.client import KazooClient
 
-from durabledict import reading, sqliteconnection
+from durabledict import reading
 from durabledict.stores import MemcacheStore, RedisStore
 
 from . import djangoproject, sqlitewatch, zookeeperstore
@@ -230,7 +230,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[sqlitewatch.Watche
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[sqlitewatch.Failing]]:
     """SqliteDicts do something else than they are told, when a test says so."""
-    monkeypatch.setattr(sqliteconnection, "Connection", sqlitewatch.Failing)
+    monkeypatch.setattr("durabledict.sqliteconnection.Connection", sqlitewatch.Failing)
     yield sqlitewatch.Failing
     sqlitewatch.Failing.instead = None
 

@@ -22,6 +22,36 @@ def read(stamp: CacheStamp, own: int = 0) -> Stamp:
     return found
 
 
+def write_from_eight_threads(cache: Any, key: str) -> None:
+    """Each of 240 writes counts, and none of them is open at the end.
+
+    :param cache: as `CacheStamp` takes it
+
+    """
+    stamp = CacheStamp(cache, key)
+    first = read(stamp).number
+    barrier = threading.Barrier(8)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            barrier.wait(PATIENCE)
+            for _ in range(30):
+                with stamp.writing():
+                    pass
+                read(stamp)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not errors
+    assert read(stamp) == Stamp(first + 240, 0, 0)
+
+
 def check_held(cache: Any, key: str) -> Stamp:
     """See that two stamps in one place are one, and return it.
 
@@ -77,33 +107,3 @@ def check_lost(cache: Any, key: str, lose: Callable[[], object]) -> None:
     lose()
     writer.touch()
     assert read(reader) != write.after
-
-
-def write_from_eight_threads(cache: Any, key: str) -> None:
-    """Each of 240 writes counts, and none of them is open at the end.
-
-    :param cache: as `CacheStamp` takes it
-
-    """
-    stamp = CacheStamp(cache, key)
-    first = read(stamp).number
-    barrier = threading.Barrier(8)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            barrier.wait(PATIENCE)
-            for _ in range(30):
-                with stamp.writing():
-                    pass
-                read(stamp)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not errors
-    assert read(stamp) == Stamp(first + 240, 0, 0)
