@@ -66,8 +66,10 @@ def check_held(cache: Any, key: str) -> Stamp:
         pass
     assert (write.before, write.after) == (known, read(two))
     two.touch()
+    touched = read(one)
+    assert touched not in (write.before, write.after)
     one.renew()
-    assert read(one) == read(two)
+    assert touched != read(one) == read(two)
     return read(one)
 
 
