@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .serving import serve
 from .sqlitewatch import plain
 from .test_processes import PATIENCE, opened, spawning
 
@@ -105,17 +106,11 @@ class Other:
 
 
 def _serve(pipe: Any) -> None:
-    while True:
-        try:
-            function, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            outcome = True, function(*arguments)
-        except Exception as error:
-            traceback.print_exc()  # the exception goes to the other side without it
-            outcome = False, error
-        pipe.send(outcome)
+    def print_it(error: BaseException) -> BaseException:
+        traceback.print_exc()  # the exception goes to the other side without it
+        return error
+
+    serve(pipe, print_it)
 
 
 # What the functions below keep in their process.
