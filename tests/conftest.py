@@ -16,7 +16,7 @@ import redis
 from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
-from durabledict import reading, redisquestions, redisservers, sqliteconnection
+from durabledict import reading, redisquestions, redisservers
 from durabledict.stores import MemcacheStore, RedisStore
 
 from . import djangoproject, sqlitewatch, zookeeperstore
@@ -64,6 +64,7 @@ LONGEST = (
     "test_redis_failover",
     "test_zookeeper_sizes",
     "test_forks",
+    "test_sqlite_backups",
     "test_zookeeper_clients",
     "test_chain_interleaved",
     "test_creation_processes",
@@ -237,6 +238,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder in memory where there is such a one: thousands of fsyncs cost nothing there."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[sqlitewatch.Watched]]:
     """SqliteDicts note their statements, see `sqlitewatch`."""
     with sqlitewatch.watching(monkeypatch) as watched:
@@ -246,7 +255,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[sqlitewatch.Watche
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[sqlitewatch.Failing]]:
     """SqliteDicts do something else than they are told, when a test says so."""
-    monkeypatch.setattr(sqliteconnection, "Connection", sqlitewatch.Failing)
+    monkeypatch.setattr("durabledict.sqliteconnection.Connection", sqlitewatch.Failing)
     yield sqlitewatch.Failing
     sqlitewatch.Failing.instead = None
 

@@ -24,6 +24,7 @@ from durabledict.stores import (
 from durabledict.testing.things import Thing
 
 from .servers import wait_until
+from .serving import serve
 from .sqlmodels import Word
 
 __all__ = [
@@ -226,15 +227,7 @@ def wait_all(where: dict[str, str], folder: Path) -> dict[str, str]:
 
 
 def _serve(requests: Any) -> None:
-    while True:
-        try:
-            function, arguments = requests.recv()
-        except EOFError:
-            return
-        try:
-            requests.send((True, function(*arguments)))
-        except BaseException as error:
-            requests.send((False, repr(error)))
+    serve(requests, repr)
 
 
 class Processes:

@@ -14,7 +14,7 @@ from durabledict.keys import decode_key
 from durabledict.redisprimary import key_names
 
 from .servers import HOST, wait_until
-from .test_sqlite_faults import Other
+from .sqliteprocesses import Other
 
 if TYPE_CHECKING:
     from typing_extensions import Self

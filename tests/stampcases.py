@@ -29,6 +29,36 @@ def read(stamp: CacheStamp, own: int = 0) -> Stamp:
     return found
 
 
+def write_from_eight_threads(cache: Any, key: str) -> None:
+    """Each of 240 writes counts, and none of them is open at the end.
+
+    :param cache: as `CacheStamp` takes it
+
+    """
+    stamp = CacheStamp(cache, key)
+    first = read(stamp).number
+    barrier = threading.Barrier(8)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            barrier.wait(PATIENCE)
+            for _ in range(30):
+                with stamp.writing():
+                    pass
+                read(stamp)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not errors
+    assert read(stamp) == Stamp(first + 240, 0, 0)
+
+
 def check_held(cache: Any, key: str) -> Stamp:
     """See that two stamps in one place are one, and return it.
 
@@ -43,8 +73,10 @@ def check_held(cache: Any, key: str) -> Stamp:
         pass
     assert (write.before, write.after) == (known, read(two))
     two.touch()
+    touched = read(one)
+    assert touched not in (write.before, write.after)
     one.renew()
-    assert read(one) == read(two)
+    assert touched != read(one) == read(two)
     return read(one)
 
 
@@ -99,33 +131,3 @@ def answered(stamp: CacheStamp) -> Stamp:
 
     wait_until(is_in_time, "the server answers in time")
     return found[0]
-
-
-def write_from_eight_threads(cache: Any, key: str) -> None:
-    """Each of 240 writes counts, and none of them is open at the end.
-
-    :param cache: as `CacheStamp` takes it
-
-    """
-    stamp = CacheStamp(cache, key)
-    first = read(stamp).number
-    barrier = threading.Barrier(8)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            barrier.wait(PATIENCE)
-            for _ in range(30):
-                with stamp.writing():
-                    pass
-                read(stamp)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert not errors
-    assert read(stamp) == Stamp(first + 240, 0, 0)

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import sqlite3
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,14 +25,6 @@ from .counters import Counter
 PATIENCE = 120.0
 
 spawning = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder in memory where there is such a one: thousands of fsyncs cost nothing there."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
 
 
 def opened(place: Path, **options: Any) -> SqliteDict[Any, Any]:

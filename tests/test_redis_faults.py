@@ -25,9 +25,9 @@ from .counters import Counter
 from .redisreaders import KEYSPACE, Keyspace, entries
 from .redisservers import RedisServer
 from .servers import HOST, PATIENCE, wait_until
+from .sqliteprocesses import Other
 from .tcpproxy import TcpProxy
 from .test_processes import processes
-from .test_sqlite_faults import Other
 
 START = {"a": 1, "b": [2], "c": "three", 4: 4.0}
 

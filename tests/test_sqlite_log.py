@@ -1,6 +1,7 @@
 """The log of an SQLite file: which keys each commit touched, who notes it, and for how long.
 
-docs/internals.rst, rule 1.1. Real processes and other programs are in test_sqlite_faults.py.
+docs/internals.rst, rule 1.1. Real processes are in test_sqlite_faults.py, other programs in
+test_sqlite_programs.py.
 """
 
 from __future__ import annotations

@@ -140,6 +140,30 @@ CLIENTS: dict[str, dict[str, Any]] = {
     },
 }
 
+
+@pytest.fixture(params=CLIENTS)
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Those of a client of each kind."""
+    return CLIENTS[request.param]
+
+
+@pytest.fixture
+def d(
+    server: ZookeeperServer,
+    admin: KazooClient,
+    proxy: MeasuringProxy,
+    zookeeper_path: str,
+    options: dict[str, Any],
+) -> Iterator[Dict]:
+    """A dict of such a client, behind the proxy."""
+    admin.ensure_path(options.get("chroot", "/"))
+    with (
+        started(through(proxy, server, **options)) as client,
+        opened(client, zookeeper_path) as d,
+    ):
+        yield d
+
+
 SAID = re.compile(
     r"^the value of key 'k' is ([\d,]+) bytes as stored, ([\d,]+) with its request: ZooKeeper "
     r"takes ([\d,]+) \(jute\.maxbuffer; where the servers take more, say request_limit=\.\.\.\)$"
@@ -155,49 +179,43 @@ def refused(write: Callable[[Dict, bytes], object], d: Dict, value: bytes) -> li
     return [int(number.replace(",", "")) for number in found.groups()]
 
 
-@pytest.mark.parametrize("options", CLIENTS.values(), ids=CLIENTS)
 def test_a_value_at_the_limit_and_one_above(
-    server: ZookeeperServer,
+    d: Dict,
     admin: KazooClient,
     proxy: MeasuringProxy,
     zookeeper_path: str,
     options: dict[str, Any],
 ) -> None:
-    admin.ensure_path(options.get("chroot", "/"))
-    with (
-        started(through(proxy, server, **options)) as client,
-        opened(client, zookeeper_path) as d,
-    ):
-        d["other"] = b"1"
-        too_large = b"x" * REQUEST_LIMIT
-        size, with_request, limit = refused(WRITES["set"], d, too_large)
-        assert (size, limit) == (REQUEST_LIMIT, REQUEST_LIMIT)
-        largest = size - (with_request - limit)
-        # Not much is given away: what a request has beside the value, its path perhaps twice.
-        assert limit - 4000 < largest < limit
-        for write in WRITES.values():
-            for is_there in (False, True):
-                if is_there and write is WRITES["setdefault"]:
-                    continue
-                d.replace_all({"other": b"1", **({"k": b"1"} if is_there else {})})
-                d.sync()
-                before = d.copy()
-                # What reads before it writes may do so: nothing of the value is sent.
-                proxy.sizes.clear()
-                assert refused(write, d, too_large[: largest + 1]) == [
-                    largest + 1,
-                    limit + 1,
-                    limit,
-                ]
-                assert max(proxy.sizes, default=0) < 4000
-                assert d == before
-                assert d.sync() is False
-                value = too_large[:largest]
-                write(d, value)
-                assert d["k"] is value
-                assert limit - 4000 < max(proxy.sizes) <= limit
-                path = f"{options.get('chroot', '')}{zookeeper_path}/k"
-                assert admin.get(path)[0] == value
+    d["other"] = b"1"
+    too_large = b"x" * REQUEST_LIMIT
+    size, with_request, limit = refused(WRITES["set"], d, too_large)
+    assert (size, limit) == (REQUEST_LIMIT, REQUEST_LIMIT)
+    largest = size - (with_request - limit)
+    # Not much is given away: what a request has beside the value, its path perhaps twice.
+    assert limit - 4000 < largest < limit
+    for write in WRITES.values():
+        for is_there in (False, True):
+            if is_there and write is WRITES["setdefault"]:
+                continue
+            d.replace_all({"other": b"1", **({"k": b"1"} if is_there else {})})
+            d.sync()
+            before = d.copy()
+            # What reads before it writes may do so: nothing of the value is sent.
+            proxy.sizes.clear()
+            assert refused(write, d, too_large[: largest + 1]) == [
+                largest + 1,
+                limit + 1,
+                limit,
+            ]
+            assert max(proxy.sizes, default=0) < 4000
+            assert d == before
+            assert d.sync() is False
+            value = too_large[:largest]
+            write(d, value)
+            assert d["k"] is value
+            assert limit - 4000 < max(proxy.sizes) <= limit
+            path = f"{options.get('chroot', '')}{zookeeper_path}/k"
+            assert admin.get(path)[0] == value
 
 
 def test_what_is_refused_is_not_sent(
@@ -305,34 +323,22 @@ def test_a_small_limit_parts_what_is_written(
 # -- many entries ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", CLIENTS.values(), ids=CLIENTS)
-def test_a_large_update_is_as_few_transactions_as_fit(
-    server: ZookeeperServer,
-    admin: KazooClient,
-    proxy: MeasuringProxy,
-    zookeeper_path: str,
-    options: dict[str, Any],
-) -> None:
-    admin.ensure_path(options.get("chroot", "/"))
-    with (
-        started(through(proxy, server, **options)) as client,
-        opened(client, zookeeper_path) as d,
-    ):
-        # Values that leave no room for what each has beside them.
-        for length, number in ((0, 1_200), (300_000, 10)):
-            entries = {str(key): b"x" * length for key in range(number)}
-            for stored in (entries, {}):
-                d.sync()
-                proxy.sizes.clear()
-                with proxy.counting() as calls:
-                    if stored:
-                        d.update(stored)
-                    else:
-                        d.clear()
-                assert max(proxy.sizes) <= REQUEST_LIMIT
-                bytes_sent = sum(proxy.sizes)
-                assert calls["multi"] <= 2 + 2 * bytes_sent // REQUEST_LIMIT
-                assert d == stored
+def test_a_large_update_is_as_few_transactions_as_fit(d: Dict, proxy: MeasuringProxy) -> None:
+    # Values that leave no room for what each has beside them.
+    for length, number in ((0, 1_200), (300_000, 10)):
+        entries = {str(key): b"x" * length for key in range(number)}
+        for stored in (entries, {}):
+            d.sync()
+            proxy.sizes.clear()
+            with proxy.counting() as calls:
+                if stored:
+                    d.update(stored)
+                else:
+                    d.clear()
+            assert max(proxy.sizes) <= REQUEST_LIMIT
+            bytes_sent = sum(proxy.sizes)
+            assert calls["multi"] <= 2 + 2 * bytes_sent // REQUEST_LIMIT
+            assert d == stored
 
 
 def test_what_the_place_itself_holds_goes_with_each_removal(

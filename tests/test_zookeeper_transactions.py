@@ -16,7 +16,7 @@ from kazoo.exceptions import ConnectionLoss
 
 from durabledict import MISSING, ConflictError
 
-from .test_sqlite_faults import Other
+from .sqliteprocesses import Other
 from .zookeeperstore import Dict, Store, hook, payload, started_in_thread
 
 # -- 4.5: compare and set, and transactions -------------------------------------------------------

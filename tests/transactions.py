@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from durabledict import JSONEncoding
 
 from .servers import PATIENCE
+from .serving import serve
 
 if TYPE_CHECKING:
     from durabledict import ModelDict
@@ -143,15 +144,7 @@ def _serve(requests: Any) -> None:
     import django
 
     django.setup()
-    while True:
-        try:
-            function, arguments = requests.recv()
-        except EOFError:
-            return
-        try:
-            requests.send((True, function(*arguments)))
-        except BaseException:
-            requests.send((False, traceback.format_exc()))
+    serve(requests, lambda _: traceback.format_exc())
 
 
 class OtherProcess:
