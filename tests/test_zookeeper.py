@@ -13,14 +13,16 @@ from durabledict import DurableDict, ZookeeperDict
 from durabledict.testing import DurableDictSuite
 
 from .fewsequences import FewSequences
+from .servers import PATIENCE
 from .zookeeperservers import ZookeeperServer
 
 
 @pytest.fixture(scope="module")
 def suite_client(zookeeper_server: ZookeeperServer) -> Iterator[KazooClient]:
     """One client for all tests: to start one takes longer than most of them."""
-    client = zookeeper_server.client()
-    client.start()
+    # It is not to lose its connection where the machine pauses for some seconds.
+    client = zookeeper_server.client(timeout=PATIENCE)
+    client.start(PATIENCE)
     yield client
     client.stop()
     client.close()
@@ -32,7 +34,8 @@ class ZookeeperSuite(FewSequences, DurableDictSuite):
         self._client = suite_client
 
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
-        return ZookeeperDict("/suite" + str(place), self._client, **options)
+        patient = {"timeout": PATIENCE, **options}
+        return ZookeeperDict("/suite" + str(place), self._client, **patient)
 
 
 class TestZookeeperDict(ZookeeperSuite):

@@ -52,6 +52,7 @@ from durabledict.zookeeperthreads import OwnThreadError
 from .servers import HOST, PATIENCE, free_port, wait_until
 from .zookeeperproxy import ZookeeperProxy
 from .zookeeperservers import Ensemble, ZookeeperServer, started
+from .zookeeperstore import come_to_rest
 
 Dict = ZookeeperDict[Any, Any]
 
@@ -153,7 +154,7 @@ def test_a_client_that_is_not_started_is_stopped_with_the_last_dict(
     zookeeper_server: ZookeeperServer, new_client: NewClient, zookeeper_path: str
 ) -> None:
     before = settings(client := new_client())
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     one, two = Dict(zookeeper_path, client), Dict(zookeeper_path + "-2", client)
     assert client.client_id is not None
     session = client.client_id[0]
@@ -165,7 +166,7 @@ def test_a_client_that_is_not_started_is_stopped_with_the_last_dict(
     assert two.sync() is False
     two.close()
     assert not client.connected
-    assert threading.active_count() == threads
+    assert threads.issuperset(threading.enumerate())
     assert session not in zookeeper_server.sessions()
     assert settings(client) == before
     assert (one["a"], two["a"]) == (1, 2)
@@ -267,6 +268,7 @@ def test_a_dict_that_is_forgotten_is_held_by_nothing(
         forgotten["a"] = 1
         gone = weakref.ref(forgotten), weakref.ref(forgotten._tree)
         del forgotten
+        come_to_rest(zookeeper_client)
         gc.collect()
         assert [reference() for reference in gone] == [None, None]
         other["a"] = 2
@@ -720,7 +722,9 @@ def test_a_client_in_the_middle_of_connecting_is_waited_for(
     client.start_async()
     held.wait()
     with ThreadPoolExecutor(1) as threads:
-        opening = threads.submit(Dict, zookeeper_path, client, on_outage=on_outage)
+        opening = threads.submit(
+            Dict, zookeeper_path, client, on_outage=on_outage, timeout=PATIENCE
+        )
         # It waits when it listens for the connection.
         wait_until(lambda: client.state_listeners, "the dict waits")
         assert not opening.done()
@@ -761,7 +765,10 @@ def test_a_loss_is_waited_for_from_when_it_was(
     client.handler.start()
     request.addfinalizer(client.close)
     request.addfinalizer(client.stop)
-    with Dict(zookeeper_path, client) as d, ThreadPoolExecutor(1) as threads:
+    with (
+        Dict(zookeeper_path, client, timeout=PATIENCE) as d,
+        ThreadPoolExecutor(1) as threads,
+    ):
         now = reading.monotonic
         monkeypatch.setattr(reading, "monotonic", lambda: now() + 1000)
         proxy.refuse()

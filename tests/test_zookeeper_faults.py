@@ -846,7 +846,9 @@ def judged(ensemble: Ensemble, path: str) -> Iterator[list[Judge]]:
 
         def opened(server: ZookeeperServer, autosync: Any) -> AnyDict:
             client = stack.enter_context(started(server.client()))
-            return stack.enter_context(AnyDict(path, client, autosync=autosync))
+            # In time, a sync that never finds one state would come to its end with none.
+            d = AnyDict(path, client, autosync=autosync, timeout=PATIENCE)
+            return stack.enter_context(d)
 
         places = [*ensemble.servers, ensemble.servers[0]]
         told, strict, manual, watched = map(opened, places, (True, "strict", False, False))

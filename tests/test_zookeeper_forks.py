@@ -43,6 +43,7 @@ from .scenarios import (
 )
 from .servers import HOST, free_port, wait_until
 from .zookeeperservers import ZookeeperServer, started
+from .zookeeperstore import come_to_rest
 
 Dict = ZookeeperDict[Any, Any]
 
@@ -208,6 +209,7 @@ def child_forgets(port: int, path: str) -> None:
     def child(uses: bool) -> None:
         if uses:
             everything_works(dicts[0])
+            come_to_rest(dicts[0]._client.kazoo)
         gone = weakref.ref(dicts[0]), weakref.ref(dicts[0]._tree)
         dicts.clear()
         gc.collect()

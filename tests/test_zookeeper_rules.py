@@ -26,6 +26,13 @@ from durabledict.zookeeperrequests import MultiRead, SetWatches
 from .servers import PATIENCE, wait_until
 from .zookeeperstore import Cut, Dict, Store, hook, hook_request, is_native, started_in_thread
 
+
+@pytest.fixture
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes for the library: rounds end by their number, however long they take."""
+    monkeypatch.setattr("durabledict.reading.monotonic", lambda: 1000.0)
+
+
 # -- 4.0: stamps ----------------------------------------------------------------------------------
 
 
@@ -345,6 +352,7 @@ def test_a_key_made_again_after_the_list_was_made_stays(store: Store) -> None:
     store.check(d, "k")
 
 
+@pytest.mark.usefixtures("_unhurried")
 def test_so_it_does_in_the_last_round(store: Store) -> None:
     """Each list is without it, and when it is asked for it is there: it is never missing."""
     store.put(k=0)
@@ -570,6 +578,7 @@ def test_a_read_whose_connection_is_lost_meanwhile_asks_again(
     store.check(d, "a", "b", "c")
 
 
+@pytest.mark.usefixtures("_unhurried")
 def test_a_connection_that_is_lost_again_and_again_is_an_outage(store: Store, cut: Cut) -> None:
     """And what is held is not taken for the answer."""
     store.put(a=1, b=1)

@@ -18,7 +18,7 @@ from kazoo.security import make_acl, make_digest_acl
 from durabledict import MISSING, NoOpEncoding, ZookeeperDict
 from durabledict.zookeepersizes import REQUEST_LIMIT
 
-from .servers import HOST, wait_until
+from .servers import HOST, PATIENCE, wait_until
 from .zookeeperproxy import ZookeeperProxy
 from .zookeeperservers import ZookeeperServer, started
 
@@ -59,7 +59,7 @@ def generous_server() -> Iterator[ZookeeperServer]:
 @pytest.fixture
 def admin(server: ZookeeperServer) -> Iterator[KazooClient]:
     """Somebody else, who looks at what is stored."""
-    with started(server.client()) as client:
+    with started(connected(server)) as client:
         yield client
 
 
@@ -69,12 +69,20 @@ def proxy(server: ZookeeperServer) -> Iterator[MeasuringProxy]:
         yield proxy
 
 
+# A server may take long for a megabyte, or for the list of ten thousand: neither a dict nor a
+# session is to end by that.
+
+
 def opened(client: KazooClient, path: str, **options: Any) -> Dict:
-    return Dict(path, client, encoding=NoOpEncoding, **options)
+    return Dict(path, client, **{"encoding": NoOpEncoding, "timeout": PATIENCE, **options})
+
+
+def connected(server: ZookeeperServer, **options: Any) -> KazooClient:
+    return server.client(timeout=PATIENCE, **options)
 
 
 def through(proxy: MeasuringProxy, server: ZookeeperServer, **options: Any) -> KazooClient:
-    return server.client(hosts=f"{HOST}:{proxy.port}{options.pop('chroot', '')}", **options)
+    return connected(server, hosts=f"{HOST}:{proxy.port}{options.pop('chroot', '')}", **options)
 
 
 # -- what a server takes --------------------------------------------------------------------------
@@ -94,7 +102,7 @@ def test_a_server_takes_its_maxbuffer_and_not_a_byte_more(
     limit: int,
 ) -> None:
     asked = server if limit == REQUEST_LIMIT else generous_server
-    with started(asked.client()) as client:
+    with started(connected(asked)) as client:
         if operation != "create":
             client.create(zookeeper_path)
         for size, is_taken in ((limit + 1, False), (limit, True)):
@@ -260,7 +268,7 @@ def test_the_name_of_a_key_counts_as_it_is_stored(
 
 
 def test_servers_that_take_more(generous_server: ZookeeperServer, zookeeper_path: str) -> None:
-    with started(generous_server.client()) as client:
+    with started(connected(generous_server)) as client:
         with opened(client, zookeeper_path) as d:
             assert refused(WRITES["set"], d, b"x" * LARGER)[2] == REQUEST_LIMIT
         with (
@@ -283,7 +291,7 @@ def test_servers_that_take_more(generous_server: ZookeeperServer, zookeeper_path
 def test_servers_that_take_less_than_was_said(server: ZookeeperServer, zookeeper_path: str) -> None:
     """The connection is lost, as with any such client: nothing is done, and all goes on."""
     with (
-        started(server.client()) as client,
+        started(connected(server)) as client,
         opened(client, zookeeper_path, request_limit=LARGER) as d,
     ):
         d["a"] = b"1"
@@ -366,12 +374,12 @@ def test_ten_thousand_keys(
     server: ZookeeperServer, admin: KazooClient, zookeeper_path: str
 ) -> None:
     entries = {f"key-{number}": number for number in range(10_000)}
-    with Dict(zookeeper_path, admin, False) as d:
+    with Dict(zookeeper_path, admin, False, timeout=PATIENCE) as d:
         d.update(entries)
         assert d == entries
         with (
-            started(server.client()) as client,
-            Dict(zookeeper_path, client) as other,
+            started(connected(server)) as client,
+            Dict(zookeeper_path, client, timeout=PATIENCE) as other,
         ):
             assert other == entries
             assert (other.stats.reloads, other.stats.keys_fetched) == (1, 10_000)

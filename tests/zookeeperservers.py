@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kazoo.client import KazooClient
+from kazoo.handlers.threading import KazooTimeoutError
 
 from .servers import HOST, PATIENCE, Server, ServerError, free_port, wait_until
 
@@ -242,9 +243,13 @@ def _expire(client: KazooClient, hosts: str, keeper: ZookeeperServer) -> None:
 
     def expired() -> bool:
         # Whoever takes a session over cuts the connection that had it. Should the client be quick
-        # to connect again, it takes the session back before it is closed: then once more.
-        with started(KazooClient(hosts=hosts, timeout=PATIENCE, client_id=identity)):
-            pass
+        # to connect again, it takes the session back before it is closed: then once more. It may
+        # even be before the start is over.
+        try:
+            with started(KazooClient(hosts=hosts, timeout=PATIENCE, client_id=identity)):
+                pass
+        except KazooTimeoutError:
+            return False
         return identity[0] not in keeper.sessions()
 
     wait_until(expired, f"session {identity[0]:#x} has expired")

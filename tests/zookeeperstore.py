@@ -30,6 +30,7 @@ __all__ = [
     "Cut",
     "Dict",
     "Store",
+    "come_to_rest",
     "hook",
     "hook_request",
     "is_native",
@@ -68,13 +69,23 @@ class Store:
         return self._stack.enter_context(ZookeeperProxy(self.server.port))
 
     def client(self, port: int | None = None, **options: Any) -> KazooClient:
-        """Return one more client, started; through the proxy at `port`, if there is one."""
+        """Return one more client, started; through the proxy at `port`, if there is one.
+
+        All that listens to it from now on hears of what is to come, and not of its start.
+
+        """
+        # With the session that kazoo asks for, a pause of three seconds ends a connection.
+        defaults = {"timeout": PATIENCE, "connection_retry": AT_ONCE}
         hosts = f"{HOST}:{port or self.server.port}"
-        client = KazooClient(**{"hosts": hosts, "connection_retry": AT_ONCE, **options})
-        return self._stack.enter_context(started(client))
+        client = self._stack.enter_context(
+            started(KazooClient(**{"hosts": hosts, **defaults, **options}))
+        )
+        # kazoo says that it is connected before it has told its listeners.
+        come_to_rest(client)
+        return client
 
     def open(self, client: KazooClient | None = None, **options: Any) -> Dict:
-        opened = Dict(self.path, client or self.client(), **options)
+        opened = Dict(self.path, client or self.client(), **{"timeout": PATIENCE, **options})
         self._stack.callback(opened.close)
         return opened
 
@@ -113,10 +124,7 @@ class Store:
         self.tell_client(d.connection)
 
     def tell_client(self, client: KazooClient) -> None:
-        client.sync(self.path)
-        heard = threading.Event()
-        client.handler.dispatch_callback(Callback("watch", heard.set, ()))
-        assert heard.wait(PATIENCE)
+        come_to_rest(client, self.path)
 
     def check(self, d: Dict, *keys: str) -> None:
         """See that a dict is right, and hears of each change of these keys from now on."""
@@ -134,6 +142,14 @@ class Store:
                     d.sync()
                 assert d.get(key, MISSING) == value
         assert d.copy() == self.truth()
+
+
+def come_to_rest(client: KazooClient, path: str = "/") -> None:
+    """Wait until a client has heard of everything, and its threads have let go of that."""
+    client.sync(path)
+    heard = threading.Event()
+    client.handler.dispatch_callback(Callback("watch", heard.set, ()))
+    assert heard.wait(PATIENCE)
 
 
 @contextmanager
