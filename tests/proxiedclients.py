@@ -5,6 +5,8 @@ A test of what is late has a short timeout. On a busy machine any other reply ma
 
 from __future__ import annotations
 
+import select
+import socket
 import time
 from typing import Any
 
@@ -41,11 +43,16 @@ def client_through(proxy: TcpProxy, **options: Any) -> redis.Redis:
 
 def _wait_for_reply(proxy: TcpProxy, connection: Any) -> None:
     """Return when a reply has begun to come, or will not come for the time being."""
-    port = connection._sock.getsockname()[1]
+    sock = connection._sock
+    port = sock.getsockname()[1]
     ends = time.monotonic() + PATIENCE
     while not proxy.keeps_back(port) and time.monotonic() < ends:
-        try:
-            if connection.can_read(INTERVAL):
-                return
-        except redis.ConnectionError:
-            return  # the end of the connection: it is for the read to say
+        # It is looked at, and not read: an end or a reset is for the client to find.
+        if _is_readable(sock, 0) or connection.can_read(0) or _is_readable(sock, INTERVAL):
+            return
+
+
+def _is_readable(sock: socket.socket, seconds: float) -> bool:
+    poll = select.poll()  # which takes any descriptor, also where a process has many
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

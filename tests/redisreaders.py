@@ -13,7 +13,7 @@ from durabledict import RedisDict
 from durabledict.keys import decode_key
 from durabledict.redisprimary import key_names
 
-from .servers import HOST, wait_until
+from .servers import HOST, PATIENCE, wait_until
 from .sqliteprocesses import Other
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _far: dict[str, Any] = {}
 
 
 def open_far(port: int) -> None:
-    client = redis.Redis(host=HOST, port=port)
+    client = redis.Redis(host=HOST, port=port, socket_timeout=PATIENCE)
     _far["client"], _far["dict"] = client, RedisDict[Any, Any](KEYSPACE, client, autosync=False)
 
 
@@ -82,7 +82,7 @@ class Keyspace:
         self._stack.close()
 
     def client(self, **options: Any) -> redis.Redis:
-        client = redis.Redis(host=HOST, port=self.port, **options)
+        client = redis.Redis(host=HOST, port=self.port, **{"socket_timeout": PATIENCE, **options})
         self._stack.callback(client.close)
         return client
 

@@ -153,8 +153,13 @@ class RedisServer(Server):
 
     # The options are those of redis-py, and too many to repeat; so it is for all clients here.
     def client(self, **options: Any) -> redis.Redis:
-        """Return a new client, which gives bytes; to be closed by the caller."""
-        return redis.Redis(host=HOST, port=self.port, **{"password": self.password, **options})
+        """Return a new client, which gives bytes; to be closed by the caller.
+
+        Some releases of redis-py have a timeout of 5 s: so long a reply may be held in a test.
+
+        """
+        defaults = {"password": self.password, "socket_timeout": PATIENCE}
+        return redis.Redis(host=HOST, port=self.port, **{**defaults, **options})
 
     def ask(self, command: str, patience: float = PATIENCE) -> bytes:
         """Send one command, of words without spaces, and return what it answers.

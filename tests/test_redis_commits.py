@@ -15,7 +15,7 @@ from durabledict.redisscripts import DELTA
 
 from .redisreaders import KEYSPACE, Keyspace
 from .redisservers import RedisServer
-from .servers import HOST
+from .servers import HOST, PATIENCE
 from .tcpproxy import TcpProxy
 
 START = {"a": 1, "b": 2, "c": 3}
@@ -192,7 +192,7 @@ def test_a_delta_of_many_keys_comes_in_pages(
     """Rule 2.2: what is written between two pages is in the second."""
     with (
         TcpProxy(redis_server.port) as proxy,
-        redis.Redis(host=HOST, port=proxy.port) as client,
+        redis.Redis(host=HOST, port=proxy.port, socket_timeout=PATIENCE) as client,
         RedisDict[Any, Any](KEYSPACE, client, autosync=False) as d,
     ):
         payloads = {str(number): pickle.dumps(0) for number in range(60_000)}

@@ -51,7 +51,7 @@ class Pair:
 
     def client(self) -> redis.Redis:
         """A client of the address."""
-        client = redis.Redis(port=self.address.port)
+        client = redis.Redis(port=self.address.port, socket_timeout=PATIENCE)
         self._cleanup.callback(client.close)
         return client
 

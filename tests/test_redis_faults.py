@@ -527,7 +527,7 @@ def test_a_load_in_chunks_is_one_state_when_between_two_of_them(
     """Rule 2.4: what was scanned is brought up to one moment by the commits since."""
     with Keyspace(redis_server.port) as keyspace, TcpProxy(redis_server.port) as proxy:
         keyspace.writer.update(LARGE)
-        with redis.Redis(host=HOST, port=proxy.port) as client:
+        with redis.Redis(host=HOST, port=proxy.port, socket_timeout=PATIENCE) as client:
             for _ in range(chunk - 1):
                 proxy.hold(b"HSCAN").release()  # it passes
             held = proxy.hold(b"HSCAN")
@@ -556,7 +556,7 @@ def test_a_load_in_chunks_begins_anew_when_the_server_restarts_in_between() -> N
         RedisServer("--appendonly", "yes") as server,
         Keyspace(server.port) as keyspace,
         TcpProxy(server.port) as proxy,
-        redis.Redis(host=HOST, port=proxy.port) as client,
+        redis.Redis(host=HOST, port=proxy.port, socket_timeout=PATIENCE) as client,
     ):
         keyspace.writer.update(LARGE)
         held = proxy.hold(b"HSCAN")
@@ -599,7 +599,7 @@ def test_a_load_in_chunks_begins_anew_when_the_server_is_another_one_at_its_end(
         redis_server.client() as direct,
         RedisDict[Any, Any](KEYSPACE, direct) as writer,
         TcpProxy(redis_server.port) as proxy,
-        redis.Redis(host=HOST, port=proxy.port) as client,
+        redis.Redis(host=HOST, port=proxy.port, socket_timeout=PATIENCE) as client,
     ):
         writer.update(LARGE)
         begun = proxy.watch(b"\r\n$1\r\n0\r\n$5\r\nCOUNT\r\n")

@@ -47,7 +47,7 @@ def proxy(redis_server: RedisServer, redis_url: str) -> Iterator[TcpProxy]:
 @pytest.fixture
 def client(proxy: TcpProxy) -> Iterator[redis.Redis]:
     """A client through the proxy."""
-    with redis.Redis(port=proxy.port) as client:
+    with redis.Redis(port=proxy.port, socket_timeout=PATIENCE) as client:
         yield client
 
 
