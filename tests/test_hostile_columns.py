@@ -14,6 +14,7 @@ import pytest
 from durabledict import DecodingError, ModelDict
 
 from .test_hostile_models import a_dict, again, put
+from .test_interrupted import TooLateError, arrive, handled, limit
 
 pytestmark = pytest.mark.usefixtures("django_project")
 
@@ -174,6 +175,33 @@ def test_a_primary_key_that_is_none_harms_no_more_than_its_instance(
         shown["k"] = 9
         assert not shown.undecodable
         assert d == {"a": 1, "k": 9, "l": 8}
+
+
+def test_a_field_is_not_handed_what_the_driver_could_not_read() -> None:
+    """It might make something of it."""
+    with a_dict("Secret", "sqlite") as d:
+        put(d, "k", b"1000000\xff", cast="%s, CAST(%s AS TEXT)")
+        with pytest.raises(DecodingError, match="cannot be read: UnicodeDecodeError"):
+            d["k"]
+
+
+def test_a_time_limit_in_a_field_is_none_of_the_cell_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.djangoapp.models import Salted
+
+    read = Salted.from_db_value
+
+    def interrupted(field: Any, value: Any, *arguments: Any) -> Any:
+        arrive()
+        return read(field, value, *arguments)
+
+    with a_dict("Secret", "sqlite") as d:
+        d["a"] = 1
+        put(d, "k", b"1000000\xff", cast="%s, CAST(%s AS TEXT)")  # so that it is read by cells
+        with handled(limit), monkeypatch.context() as patched:
+            patched.setattr(Salted, "from_db_value", interrupted)
+            with pytest.raises(TooLateError):
+                again(d).sync()
+        assert again(d) == {"a": 1}
 
 
 def test_a_row_without_a_primary_key_that_comes_and_goes_is_written_in_the_end() -> None:
