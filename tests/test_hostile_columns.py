@@ -5,7 +5,7 @@ docs/internals.rst, rule 6.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 
 from durabledict import DecodingError, ModelDict
 
-from .test_hostile_models import a_dict, again, put
+from .test_hostile_models import USES, a_dict, again, put
+from .test_interrupted import TooLateError, arrive, handled, limit
 
 pytestmark = pytest.mark.usefixtures("django_project")
 
@@ -46,6 +47,16 @@ def set_column(using: str, table: str, column: str, value: Any, key: str) -> Non
 
     with connections[using].cursor() as cursor:
         cursor.execute(f"UPDATE djangoapp_{table} SET {column} = %s WHERE key = %s", [value, key])
+
+
+def cast_to_text(table: str, key: str) -> None:
+    """Have SQLite take the bytes of a value for text."""
+    from django.db import connections
+
+    with connections["sqlite"].cursor() as cursor:
+        cursor.execute(
+            f"UPDATE djangoapp_{table} SET value = CAST(value AS TEXT) WHERE key = %s", [key]
+        )
 
 
 # -- PostgreSQL -----------------------------------------------------------------------------------
@@ -148,6 +159,31 @@ def test_what_the_server_itself_refuses_is_not_asked_again() -> None:
 
 
 @pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_only_after_an_error_a_row_is_read_otherwise_than_django_reads_it(
+    use: Callable[[ModelDict[Any, Any]], object], instances: bool
+) -> None:
+    """Cell by cell takes longer: there the columns have lost their types."""
+    with a_dict("Guest", "sqlite") as d:
+        d.update({"a": 1, "k": 2})
+        shown = again(d, return_instances=instances)
+        with selects("sqlite") as sent:
+            use(shown)
+        assert sent
+        assert not any('+"djangoapp_guest"' in sql for sql in sent)
+        d["a"] = 3
+        set_column("sqlite", "guest", "id", "no UUID", "a")
+        set_column("sqlite", "guest", "value", memoryview(b"\xff"), "a")
+        cast_to_text("guest", "a")
+        with selects("sqlite") as sent:
+            try:
+                use(again(d, return_instances=instances))
+            except DecodingError:
+                pass  # of a value that `compute` would be given
+        assert any('+"djangoapp_guest"' in sql for sql in sent)
+
+
+@pytest.mark.parametrize("instances", [False, True])
 @pytest.mark.parametrize("stored", NO_UUIDS)
 def test_a_primary_key_that_is_none_harms_no_more_than_its_instance(
     stored: Any, instances: bool
@@ -174,6 +210,33 @@ def test_a_primary_key_that_is_none_harms_no_more_than_its_instance(
         shown["k"] = 9
         assert not shown.undecodable
         assert d == {"a": 1, "k": 9, "l": 8}
+
+
+def test_a_field_is_not_handed_what_the_driver_could_not_read() -> None:
+    """It might make something of it."""
+    with a_dict("Secret", "sqlite") as d:
+        put(d, "k", b"1000000\xff", cast="%s, CAST(%s AS TEXT)")
+        with pytest.raises(DecodingError, match="cannot be read: UnicodeDecodeError"):
+            d["k"]
+
+
+def test_a_time_limit_in_a_field_is_none_of_the_cell_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.djangoapp.models import Salted
+
+    read = Salted.from_db_value
+
+    def interrupted(field: Any, value: Any, *arguments: Any) -> Any:
+        arrive()
+        return read(field, value, *arguments)
+
+    with a_dict("Secret", "sqlite") as d:
+        d["a"] = 1
+        put(d, "k", b"1000000\xff", cast="%s, CAST(%s AS TEXT)")  # so that it is read by cells
+        with handled(limit), monkeypatch.context() as patched:
+            patched.setattr(Salted, "from_db_value", interrupted)
+            with pytest.raises(TooLateError):
+                again(d).sync()
+        assert again(d) == {"a": 1}
 
 
 def test_a_row_without_a_primary_key_that_comes_and_goes_is_written_in_the_end() -> None:

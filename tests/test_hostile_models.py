@@ -425,21 +425,40 @@ def test_a_key_longer_than_its_column_can_be_removed() -> None:
         assert d == again(d) == {"a": 1}
 
 
-def test_a_query_that_fails_for_another_reason_is_not_asked_again() -> None:
-    """An error of the database's, or of the stack's, says nothing of a row."""
-    from django.db import OperationalError, connections
+USES: dict[str, Callable[[ModelDict[Any, Any]], object]] = {
+    "load": lambda d: d._load(),
+    "set": lambda d: d.__setitem__("a", 2),
+    "delete": lambda d: d.__delitem__("a"),
+    "compute": lambda d: d.compute("a", lambda value: 2),
+    "replace_all": lambda d: d.replace_all({"a": 2}),
+}
 
-    with a_dict("Plain", "sqlite") as d:
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("using", ["default", "sqlite"])
+def test_a_query_that_fails_for_another_reason_is_not_asked_again(
+    using: str, use: Callable[[ModelDict[Any, Any]], object]
+) -> None:
+    """An error of the database's, or of the stack's, says nothing of a row."""
+    from django.db import DatabaseError, connections
+
+    with a_dict("Plain", using) as d:
         d["a"] = 1
         asked = []
 
         def refuse(execute: Any, sql: str, *arguments: Any) -> Any:
+            if not sql.startswith("SELECT"):
+                return execute(sql, *arguments)
             asked.append(sql)
-            raise OperationalError("disk I/O error")
+            raise DatabaseError("disk I/O error")
 
-        with connections["sqlite"].execute_wrapper(refuse), pytest.raises(OperationalError):
-            d._rows.all(connections["sqlite"], False, False)
+        with (
+            connections[using].execute_wrapper(refuse),
+            pytest.raises(DatabaseError, match="disk I/O"),
+        ):
+            use(d)
         assert len(asked) == 1
+        assert again(d) == {"a": 1}
 
 
 class TookTooLongError(Exception):
@@ -456,14 +475,7 @@ def test_a_time_limit_is_none_of_the_rows(using: str, instances: bool) -> None:
     with a_dict("Plain", using) as d:
         d["a"] = 1
         shown = again(d, return_instances=instances)
-        uses: dict[str, Callable[[], object]] = {
-            "load": shown.sync,
-            "set": lambda: shown.__setitem__("a", 2),
-            "delete": lambda: shown.__delitem__("a"),
-            "compute": lambda: shown.compute("a", lambda value: 2),
-            "replace_all": lambda: shown.replace_all({"a": 2}),
-        }
-        for use in uses.values():
+        for use in USES.values():
             raised: list[str] = []
 
             def limit(execute: Any, sql: str, *arguments: Any, raised: list[str] = raised) -> Any:
@@ -473,7 +485,7 @@ def test_a_time_limit_is_none_of_the_rows(using: str, instances: bool) -> None:
                 return execute(sql, *arguments)
 
             with connection.execute_wrapper(limit), pytest.raises(TookTooLongError):
-                use()
+                use(shown)
             assert raised
             assert again(d) == {"a": 1}
 

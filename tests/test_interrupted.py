@@ -6,7 +6,7 @@ import functools
 import gc
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from durabledict import (
     DecodingError,
     MemoryDict,
     MemoryStorage,
+    ModelDict,
     NoOpEncoding,
     PickleEncoding,
     SqliteDict,
@@ -279,3 +280,46 @@ def test_a_time_limit_in_a_load_of_pickles_ends_it(where: str, tmp_path: Path) -
                 Unpickled.where = ""
             d.sync()
             assert d["k"].number == 2
+
+
+@pytest.fixture
+def plain(django_project: None) -> Iterator[Callable[..., Any]]:
+    """Makes dicts over rows that go at the end."""
+    from tests.djangoapp.models import Plain
+
+    yield lambda **options: ModelDict(Plain.objects, "redis", **options)
+    Plain.objects.all()._raw_delete("default")
+
+
+def test_a_time_limit_in_a_load_of_a_model_s_pickles_ends_it(plain: Callable[..., Any]) -> None:
+    writer, late = plain(), plain(autosync=False)
+    writer["k"] = Unpickled(1)
+    assert late["k"].number == 1
+    writer["k"] = Unpickled(2)
+    with handled(limit):
+        for load in (plain().sync, late.sync):
+            Unpickled.where = "unpickle"
+            try:
+                with pytest.raises(TooLateError):
+                    load()
+            finally:
+                Unpickled.where = ""
+    late.sync()
+    assert late["k"].number == 2
+
+
+def test_a_time_limit_says_nothing_of_the_write_that_it_ends(plain: Callable[..., Any]) -> None:
+    from django.db import connection
+
+    d = plain(autosync=False)
+    d["k"] = 1
+
+    def written(execute: Any, sql: str, *arguments: Any) -> Any:
+        result = execute(sql, *arguments)
+        if sql.startswith("UPDATE"):
+            arrive()
+        return result
+
+    with handled(limit), connection.execute_wrapper(written), pytest.raises(TooLateError):
+        d["k"] = 2  # a ValueError of the database's would say that nothing was done
+    assert d == {"k": 2}
