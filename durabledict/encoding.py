@@ -35,13 +35,17 @@ from .basicencodings import (
     NoOpEncoding,
     PickleEncoding,
 )
+from .errors import DecodingError, EncoderError, EncodingError  # where 0.9 had them
 from .restrictedpickle import RestrictedPickleEncoding
 from .wrappers import CompressedEncoding, SignedEncoding
 
 __all__ = (
     "CompressedEncoding",
+    "DecodingError",
     "DefaultEncoding",
     "Encoder",
+    "EncoderError",
+    "EncodingError",
     "JSONEncoding",
     "NoOpEncoding",
     "PickleEncoding",

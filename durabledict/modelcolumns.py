@@ -198,11 +198,21 @@ class ValueColumn:
         return getattr(encoding, "decode", None) is PickleEncoding.decode
 
     def require_room(self, key: Any, payload: Any) -> None:
-        """See that a payload is not longer than the column.
+        """See that the column takes a payload as it is, and that it is not longer than it.
 
+        :raises EncodingError: neither text nor, in a BinaryField, bytes, of which a column would
+            make text in its own way; nothing was sent
         :raises ValueError: with both lengths; nothing was sent
 
         """
+        if self.is_text or self.is_binary:
+            kinds = (str,) if self.is_text else (str, bytes, bytearray, memoryview)
+            if not isinstance(payload, kinds):
+                raise EncodingError(
+                    f"the payload of key {key!r} is of type {type(payload).__name__}: the column "
+                    f"{self.field} holds {'str' if self.is_text else 'str or bytes'}, so the "
+                    "encoding has to give that"
+                )
         longest = self.field.max_length
         if longest is not None and isinstance(payload, (str, bytes)) and len(payload) > longest:
             raise ValueError(

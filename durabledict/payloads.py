@@ -22,6 +22,9 @@ class Payloads:
     old_encoding: Any
     keyspace: str
 
+    #: What the store is called, for messages, where it holds bytes alone.
+    _holds_bytes: str | None = None
+
     def _encodings(self) -> tuple[Any, Any]:
         """Return `encoding` and `old_encoding` in the form that the store's place for values takes.
 
@@ -80,7 +83,14 @@ class Payloads:
                 f"the value of key {key!r} is a {type(value).__name__}, which lives in its own "
                 "store and cannot be put into another: store its copy()"
             )
-        return coder.prepare(self._encodings()[0], self.keyspace, key, value)
+        encoding = self._encodings()[0]
+        payload, stored = coder.prepare(encoding, self.keyspace, key, value)
+        if self._holds_bytes is not None and type(payload) is not bytes:
+            payload = coder.as_bytes(key, payload, self._holds_bytes)
+            if getattr(encoding, "text", False) is None:
+                # Handed back as the store returns it, and not as it was given.
+                stored = coder.decode(encoding, None, self.keyspace, key, payload)
+        return payload, stored
 
     def _prepare_all(self, entries: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
         """Return key -> payload and key -> value as reading it back gives it; see `_prepare`."""
@@ -92,7 +102,10 @@ class Payloads:
                 payloads[key], stored[key] = self._prepare(key, value)
                 continue
             try:
-                payloads[key], stored[key] = encode(value), value
+                payload, stored[key] = encode(value), value
             except Exception as error:
                 raise coder.refusal(key, error) from error
+            if self._holds_bytes is not None:
+                payload = coder.as_bytes(key, payload, self._holds_bytes)
+            payloads[key] = payload
         return payloads, stored

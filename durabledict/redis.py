@@ -29,7 +29,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from . import coder, rediscommits, redisquestions
+from . import rediscommits, redisquestions
 from .base import Commit
 from .bytekeys import bytes_of, key_of
 from .changes import chained
@@ -74,13 +74,16 @@ class RedisDict(RedisReads[K, V]):
     :param wait: ``(replicas, milliseconds)``: a write is acknowledged when that many replicas have
         it. Where they are fewer in that time its outcome is unknown: a `redis.TimeoutError`
     :param autosync: see `DurableDict`, as `encoding`, `old_encoding`, and the other options
-    :raises ValueError: on a cluster, a keyspace whose keys cannot be in one slot
+    :raises ValueError: a keyspace with half a pair of braces; on a cluster, one whose keys cannot
+        be in one slot
     :raises TypeError: one of the three keys holds something else; no client of redis-py's
     :raises redis.exceptions.RedisError: the server cannot be asked
 
     """
 
     __slots__ = ("_owned", "_replicas")
+
+    _holds_bytes = "Redis"
 
     def __init__(
         self,
@@ -129,7 +132,7 @@ class RedisDict(RedisReads[K, V]):
         synced = self.last_synced
         return self._run_write(
             SET,
-            (bytes_of(key), coder.as_bytes(key, payload, "Redis")),
+            (bytes_of(key), payload),
             {key: stored},
             follows=synced[:2] if synced is not None and synced[0] < LAST_NUMBER else NEVER_WRITTEN,
         )
@@ -196,7 +199,7 @@ class RedisDict(RedisReads[K, V]):
         written: dict[K, Any] = {}
         if not isinstance(value, Missing):
             payload, stored = self._prepare(key, value)
-            new, written = (b"1", coder.as_bytes(key, payload, "Redis")), {key: stored}
+            new, written = (b"1", payload), {key: stored}
         arguments = (bytes_of(key), *old, *new)
         return self._run_write(COMPARE_AND_SET, arguments, written, [] if written else [key])
 

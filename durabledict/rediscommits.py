@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import coder
 from .bytekeys import bytes_of, key_of
 
 __all__ = [
@@ -64,16 +63,15 @@ def keys_of(fields: list[bytes]) -> list[Any]:
     return [key_of(field) for field in fields]
 
 
-def flattened(payloads: Mapping[Any, Any]) -> tuple[bytes, ...]:
+def flattened(payloads: Mapping[Any, bytes]) -> tuple[bytes, ...]:
     """Return the fields and payloads of entries, one after the other.
 
     :param payloads: key -> payload
-    :raises EncodingError: a payload that is no bytes
 
     """
     flat: list[bytes] = []
     for key, payload in payloads.items():
-        flat += bytes_of(key), coder.as_bytes(key, payload, "Redis")
+        flat += bytes_of(key), payload
     return tuple(flat)
 
 

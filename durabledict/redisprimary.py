@@ -64,13 +64,29 @@ def has_tag(keyspace: str) -> bool:
     return re.match(r"[^{]*\{[^}]+\}", keyspace) is not None
 
 
+def is_balanced(keyspace: str) -> bool:
+    """Whether each brace of the keyspace has its other half.
+
+    >>> is_balanced("{app}flags"), is_balanced("{{a}}"), is_balanced("a}b"), is_balanced("}{")
+    (True, True, False, False)
+
+    """
+    depth = 0
+    for character in keyspace:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 class Primary:
     """What a `RedisDict` asks.
 
     :param client: the caller's
     :param keyspace: the name of the hash
     :raises TypeError: a client that is not redis-py's, or is asyncio's
-    :raises ValueError: a keyspace whose three keys cannot be in one slot, on a cluster
+    :raises ValueError: a keyspace with half a pair of braces, or, on a cluster, whose three keys
+        cannot be in one slot
 
     """
 
@@ -82,6 +98,11 @@ class Primary:
             raise ValueError(
                 f"keyspace={keyspace!r}: on a cluster its keys would not be in one slot; write a "
                 "part of it in braces, as in '{app}settings', or leave the brace out"
+            )
+        if not is_balanced(keyspace):
+            raise ValueError(
+                f"keyspace={keyspace!r} has half a pair of braces: what is between two of them "
+                "says where a cluster keeps it; write both, as in '{app}settings', or neither"
             )
         hash_, stream, mirror = (name.encode("utf-8", "surrogateescape") for name in self.names)
         self.keys = (hash_, stream, mirror)

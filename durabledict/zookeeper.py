@@ -29,7 +29,7 @@ from kazoo.exceptions import (
     SessionExpiredError,
 )
 
-from . import coder, reading
+from . import reading
 from .base import Changes, Commit, ConnectionDurableDict, Undecodable
 from .changes import Difference, chained
 from .encoding import DefaultEncoding
@@ -122,6 +122,7 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     unavailable = UNAVAILABLE
 
+    _holds_bytes = "ZooKeeper"
     _autosync_words = ("strict",)
     _hears = True
 
@@ -369,14 +370,12 @@ class ZookeeperDict(ConnectionDurableDict[K, V]):
 
     def _entry(self, key: K, value: V) -> Entry:
         payload, stored = self._prepare(key, value)
-        return Entry(key, self._place.name(key), coder.as_bytes(key, payload, "ZooKeeper"), stored)
+        return Entry(key, self._place.name(key), payload, stored)
 
     def _many(self, entries: Mapping[K, V]) -> list[Entry]:
         payloads, stored = self._prepare_all(entries)
         return [
-            Entry(
-                key, self._place.name(key), coder.as_bytes(key, payload, "ZooKeeper"), stored[key]
-            )
+            Entry(key, self._place.name(key), payload, stored[key])
             for key, payload in payloads.items()
         ]
 

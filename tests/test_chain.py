@@ -861,3 +861,11 @@ def test_a_cache_that_goes_down_between_two_requests_of_a_get() -> None:
     assert chain.get(Thing, NAME) == Thing(1)
     assert first.get(Thing, {"id": 1}) is None
     assert first._markers == {}
+
+
+@pytest.mark.parametrize("stores", [None, 5, ProcessMemoryStore()])
+def test_a_chain_is_made_of_a_list(stores: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"stores is (None|an int|a ProcessMemoryStore): write a list"
+    ):
+        ChainedStore(stores)

@@ -40,7 +40,7 @@ from durabledict.encoding import (
     RestrictedPickleEncoding,
     SignedEncoding,
 )
-from durabledict.errors import DecodingError, EncodingError
+from durabledict.errors import DecodingError, EncoderError, EncodingError
 
 # A busy machine is no failure of the code.
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -936,3 +936,9 @@ def test_binding_reaches_the_inner_encoding() -> None:
 def test_json_over_pickles_says_what_reads_them(payload: Any) -> None:
     with pytest.raises(DecodingError, match="old_encoding=PickleEncoding reads it"):
         JSONEncoding.decode(payload)
+
+
+def test_errors_are_where_0_9_had_them() -> None:
+    assert encoding.EncodingError is EncodingError
+    assert encoding.DecodingError is DecodingError
+    assert encoding.EncoderError is EncoderError

@@ -328,6 +328,18 @@ class TestValues:
                 write("k", "v" * 51)
         assert d.last_updated() == stamp
 
+    def test_what_a_column_would_make_text_of_in_its_own_way_is_refused(self, make: Make) -> None:
+        """Or who writes b"v" would have that, and everybody else the text "b'v'"."""
+        d = make("Switch", key_col="name", value_col="name", encoding=NoOpEncoding)
+        stamp = d.last_updated()
+        for bad in (b"v", bytearray(b"v"), 5, None):
+            for write in (d.persist, lambda key, value: d.update({key: value})):
+                with pytest.raises(EncodingError, match=r"key 'k' .* Switch\.name holds str, so"):
+                    write("k", bad)
+        assert d.last_updated() == stamp
+        d["k"] = "v"
+        assert again(d, encoding=NoOpEncoding) == {"k": "v"}
+
     def test_a_running_system_moves_from_pickles_to_json(
         self, make: Make, caplog: pytest.LogCaptureFixture
     ) -> None:

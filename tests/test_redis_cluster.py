@@ -157,7 +157,7 @@ def test_a_keyspace_without_one_slot_is_refused(client: RedisCluster, keyspace: 
         AnyDict(keyspace, client)
 
 
-@pytest.mark.parametrize("keyspace", ["a", "{a}", "x{a}y", "a{b", "{a}}", "{{a}}"])
+@pytest.mark.parametrize("keyspace", ["a", "{a}", "x{a}y", "{{a}}"])
 def test_all_keys_of_a_keyspace_are_in_one_slot(client: RedisCluster, keyspace: str) -> None:
     """Rule 2.9."""
     with AnyDict(keyspace, client) as d:
@@ -183,7 +183,7 @@ def test_a_keyspace_is_in_one_slot_or_refused(any_client: RedisCluster) -> None:
         try:
             primary = Primary(any_client, keyspace)
         except ValueError:
-            assert "}" in keyspace or not keyspace
+            assert "}" in keyspace or "{" in keyspace or not keyspace
         else:
             assert len({key_slot(key) for key in primary.keys}) == 1
             primary.close()

@@ -429,12 +429,13 @@ def test_0_9_reads_on_what_is_written_to_its_hash(redis_client: redis.Redis) -> 
         ("a", "{a}:changes"),
         ("{a}", "{a}::changes"),
         ("x{a}y", "x{a}y::changes"),
-        ("a}b", "{a}b}:changes"),
+        ("a{}b", "{a{}b}:changes"),
         ("", "{}:changes"),
-        ("a{b", "{a{b}:changes"),
     ],
 )
-def test_a_dict_works_under_any_name(redis_client: redis.Redis, keyspace: str, stream: str) -> None:
+def test_a_dict_works_under_any_name_that_is_no_slip(
+    redis_client: redis.Redis, keyspace: str, stream: str
+) -> None:
     """Rule 2.9."""
     with RedisDict[str, int](keyspace, redis_client) as d:
         d.update(a=1, b=2)
@@ -445,6 +446,16 @@ def test_a_dict_works_under_any_name(redis_client: redis.Redis, keyspace: str, s
         assert redis_client.xlen(stream) == 1
         with RedisDict[str, int](keyspace, redis_client) as other:
             assert other == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("keyspace", ["a}b", "a{b", "{a", "a}", "}{", "{a}}"])
+def test_half_a_pair_of_braces_is_refused(redis_client: redis.Redis, keyspace: str) -> None:
+    """Rule 2.9."""
+    redis_client.hset(keyspace, "k", "theirs")
+    with pytest.raises(ValueError, match=r"has half a pair of braces.* as in '\{app\}settings'"):
+        RedisDict(keyspace, redis_client)
+    assert redis_client.keys() == [keyspace.encode()]
+    assert redis_client.hgetall(keyspace) == {b"k": b"theirs"}
 
 
 names_of_keyspaces = st.text(alphabet="{}a:", max_size=8) | st.text(max_size=8)

@@ -82,6 +82,7 @@ def test_any_client_of_pymemcache(memcached: MemcachedServer, kind: str) -> None
         ({}, "servers="),
         ({"servers": ["a:1"], "client": 5}, "servers="),
         ({"servers": "localhost:11211"}, "write a list"),
+        ({"servers": 11211}, "write a list"),
         ({"servers": []}, "name one"),
         ({"client": 5}, "pymemcache"),
     ],

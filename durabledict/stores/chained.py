@@ -66,6 +66,8 @@ class ChainedStore(BaseStore):
     """
 
     def __init__(self, stores: Iterable[BaseStore], *, marker_life: Any = MARKER_LIFE) -> None:
+        if not isinstance(stores, Iterable):
+            raise TypeError(f"stores is {kind_of(stores)}: write a list of Stores, fastest first")
         self._stores = list(stores)
         if not self._stores:
             raise ValueError("stores=[]: a chain has at least one Store, the durable one")

@@ -340,7 +340,7 @@ class MemcacheStore(GuardedDictionaryStore):
 
 
 def _client_of(servers: Any) -> Any:
-    if isinstance(servers, (str, bytes)):
+    if isinstance(servers, (str, bytes)) or not isinstance(servers, Iterable):
         raise TypeError(f'servers={servers!r}: write a list, ["localhost:11211"]')
     addresses = list(servers)
     options: dict[str, Any] = {
