@@ -126,7 +126,9 @@ def test_sessions_expire_under_load(
                 wait_until(lambda: not client.connected, "it is cut off")
                 with started(KazooClient(hosts=ensemble.hosts, client_id=identity, timeout=9)):
                     pass
-                assert identity[0] not in ensemble.leader().sessions()
+                # The server that has ended it may be ahead of the leader.
+                leader = ensemble.leader()
+                wait_until(lambda: identity[0] not in leader.sessions(), "the session is over")
                 proxy.mend()
                 wait_until(
                     lambda: client.client_id not in (None, identity),
@@ -632,8 +634,8 @@ def test_two_processes_count_up_while_the_leader_is_killed(
         results = others.results()
         added = sum(result[0] for result in results)
         unknown = sum(result[1] for result in results)
-        assert added <= until_available(lambda: stored(plain, zookeeper_path))["n"]
-        assert stored(plain, zookeeper_path)["n"] <= added + unknown
+        counted = until_available(lambda: stored(plain, zookeeper_path))["n"]
+        assert added <= counted <= added + unknown
 
 
 def test_threads_write_through_one_dict(
