@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from durabledict import renewals
 from durabledict.locks import Lease
 from durabledict.stores import (
     ChainedStore,
@@ -30,6 +31,7 @@ from .sqlmodels import Word
 __all__ = [
     "DICTS",
     "KINDS",
+    "RENEWALS",
     "STORES",
     "Journal",
     "Processes",
@@ -42,6 +44,9 @@ __all__ = [
 DICTS = ("SqliteDict", "RedisDict", "ZookeeperDict", "ModelDict")
 STORES = ("MemcacheStore", "RedisStore", "SQLite", "PostgreSQL", "DurableDictStore", "ChainedStore")
 KINDS = (*DICTS, *STORES)
+
+#: The journal of what renews the leases of a process.
+RENEWALS = "renewals"
 
 #: The lease of who is going to be killed, in seconds.
 SHORT = 1.0
@@ -197,10 +202,18 @@ def stall(kind: str, where: dict[str, str], folder: Path) -> None:
 def wait_all(where: dict[str, str], folder: Path) -> dict[str, str]:
     """Begin to create, over each store, with short leases; return what became of it.
 
-    The creators end when they are told to; this process is stopped meanwhile.
+    The creators end when they are told to, and what renews the leases goes on then; this process is
+    stopped meanwhile. In the middle of a renewal it would have a lock of the database's own, for
+    which nobody waits so long.
 
     """
     found: dict[str, str] = {}
+    renewing, renew = Journal(folder, RENEWALS), renewals._renewer.renew
+
+    def renew_late(held: Any) -> bool:
+        renewing.note("waits")
+        renewing.wait_for("go on")
+        return renew(held)
 
     def create_late(kind: str) -> None:
         journal = Journal(folder, kind)
@@ -219,10 +232,14 @@ def wait_all(where: dict[str, str], folder: Path) -> dict[str, str]:
                 found[kind] = repr(error)
 
     threads = [threading.Thread(target=create_late, args=(kind,)) for kind in KINDS]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    replace(renewals._renewer, "renew", renew_late)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        del renewals._renewer.renew
     return found
 
 

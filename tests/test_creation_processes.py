@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from .creations import KINDS, Journal, Processes, create, one_of_many, opened, stall_all, wait_all
+from .creations import (
+    KINDS,
+    RENEWALS,
+    Journal,
+    Processes,
+    create,
+    one_of_many,
+    opened,
+    stall_all,
+    wait_all,
+)
 from .memcachedserver import MemcachedServer
 from .postgresserver import PostgresServer
 from .sqlmodels import Base, postgres_url
@@ -82,12 +92,14 @@ def test_a_creator_that_is_stopped_for_longer_than_its_lease_overwrites_nothing(
     journals = {kind: Journal(tmp_path, kind) for kind in KINDS}
     for journal in journals.values():
         journal.wait_for("begins")
+    renewing = Journal(tmp_path, RENEWALS)
+    renewing.wait_for("waits")
     processes.send(signal.SIGSTOP)
     try:
         for kind in KINDS:
             with opened(kind, where) as owner:
                 assert create(kind, owner, lambda: "young") == "young"
-        for journal in journals.values():
+        for journal in (renewing, *journals.values()):
             journal.note("go on")
     finally:
         processes.send(signal.SIGCONT)
