@@ -21,6 +21,7 @@ from durabledict import (
     NoOpEncoding,
     PickleEncoding,
     SqliteDict,
+    coder,
 )
 
 from .test_subclassing import FourMethods, Table
@@ -220,6 +221,9 @@ def test_a_time_limit_in_encode_is_raised_as_it_is(write: Any) -> None:
     encoding.meets = "encode"
     with handled(limit), pytest.raises(TooLateError):
         write(d)
+    for encode in (coder.encode, coder.prepare):  # which not only writes call
+        with handled(limit), pytest.raises(TooLateError):
+            encode(encoding, "", "k", 2)
     encoding.meets = ""
     assert d == {"k": 1}
 
@@ -297,7 +301,7 @@ def test_a_time_limit_in_a_load_of_a_model_s_pickles_ends_it(plain: Callable[...
     assert late["k"].number == 1
     writer["k"] = Unpickled(2)
     with handled(limit):
-        for load in (plain().sync, late.sync):
+        for load in (plain().sync, late.sync, plain().durables):
             Unpickled.where = "unpickle"
             try:
                 with pytest.raises(TooLateError):
