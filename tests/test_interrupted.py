@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -202,6 +203,19 @@ def test_a_time_limit_is_none_of_the_payload_s(place: str, handler: Any) -> None
     d.sync()
     assert d == {"a": 1, "b": 2}
     assert list(d.undecodable) == ["bad"]
+
+
+def test_a_function_that_is_given_its_caller_s_frame_is_no_handler() -> None:
+    def refuse(where: str, frame: Any) -> Any:
+        raise ValueError(where)
+
+    class Framed:
+        encode = staticmethod(lambda value: value)
+        decode = staticmethod(lambda payload: refuse("here", sys._getframe()))
+
+    raw: Any = MemoryDict()
+    raw["bad"] = b"bad"
+    assert list(MemoryDict(storage=raw.storage, encoding=Framed).undecodable) == ["bad"]
 
 
 def test_a_time_limit_in_the_old_encoding_is_none_of_the_payload_s() -> None:
