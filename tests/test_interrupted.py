@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from durabledict import (
     NoOpEncoding,
     PickleEncoding,
     SqliteDict,
+    coder,
 )
 
 from .test_subclassing import FourMethods, Table
@@ -203,6 +205,19 @@ def test_a_time_limit_is_none_of_the_payload_s(place: str, handler: Any) -> None
     assert list(d.undecodable) == ["bad"]
 
 
+def test_a_function_that_is_given_its_caller_s_frame_is_no_handler() -> None:
+    def refuse(where: str, frame: Any) -> Any:
+        raise ValueError(where)
+
+    class Framed:
+        encode = staticmethod(lambda value: value)
+        decode = staticmethod(lambda payload: refuse("here", sys._getframe()))
+
+    raw: Any = MemoryDict()
+    raw["bad"] = b"bad"
+    assert list(MemoryDict(storage=raw.storage, encoding=Framed).undecodable) == ["bad"]
+
+
 def test_a_time_limit_in_the_old_encoding_is_none_of_the_payload_s() -> None:
     raw: Any = MemoryDict(encoding=NoOpEncoding)
     raw["k"] = "old"
@@ -220,6 +235,9 @@ def test_a_time_limit_in_encode_is_raised_as_it_is(write: Any) -> None:
     encoding.meets = "encode"
     with handled(limit), pytest.raises(TooLateError):
         write(d)
+    for encode in (coder.encode, coder.prepare):  # which not only writes call
+        with handled(limit), pytest.raises(TooLateError):
+            encode(encoding, "", "k", 2)
     encoding.meets = ""
     assert d == {"k": 1}
 
@@ -297,7 +315,7 @@ def test_a_time_limit_in_a_load_of_a_model_s_pickles_ends_it(plain: Callable[...
     assert late["k"].number == 1
     writer["k"] = Unpickled(2)
     with handled(limit):
-        for load in (plain().sync, late.sync):
+        for load in (plain().sync, late.sync, plain().durables):
             Unpickled.where = "unpickle"
             try:
                 with pytest.raises(TooLateError):
