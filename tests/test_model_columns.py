@@ -334,7 +334,7 @@ class TestValues:
         stamp = d.last_updated()
         for bad in (b"v", bytearray(b"v"), 5, None):
             for write in (d.persist, lambda key, value: d.update({key: value})):
-                with pytest.raises(EncodingError, match=r"key 'k' .* Switch\.name holds str, so"):
+                with pytest.raises(EncodingError, match=r"key 'k' .*Switch\.name holds str, so"):
                     write("k", bad)
         assert d.last_updated() == stamp
         d["k"] = "v"

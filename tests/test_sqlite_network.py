@@ -41,7 +41,7 @@ class TestSqliteDictOverANetwork(FewSequences, DurableDictSuite):
     def list_of_mounts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mountinfo, "MOUNTINFO", str(tmp_path / "mountinfo"))
         # The suite has its places in a folder of its own, made before this.
-        (tmp_path / "mountinfo").write_text(mounted(self.place))
+        (tmp_path / "mountinfo").write_text(mounted(self.place.parent))
 
     def factory(self, place: Path, **options: Any) -> DurableDict[Any, Any]:
         opened: SqliteDict[Any, Any] = SqliteDict(place / "test.sqlite", **options)
@@ -49,7 +49,7 @@ class TestSqliteDictOverANetwork(FewSequences, DurableDictSuite):
         return opened
 
     def teardown_method(self, method: object = None) -> None:
-        left = [name for _, _, names in os.walk(self.place) for name in names]
+        left = [name for _, _, names in os.walk(self.place.parent) for name in names]
         assert not [name for name in left if name.endswith(("-wal", "-shm"))]
         super().teardown_method(method)
 

@@ -123,7 +123,10 @@ class SuiteBase:
     def setup_method(self, method: object = None) -> None:
         """Make the place; pytest calls this before each test."""
         self._stack = ExitStack()
-        self.place = self._stack.enter_context(new_place())
+        # Beside those of `fresh`, not around them: where places are paths of znodes, one below
+        # another is an entry there.
+        self.place = self._stack.enter_context(new_place()) / "place"
+        self.place.mkdir()
 
     def teardown_method(self, method: object = None) -> None:
         """Close the clients and remove the place."""
@@ -145,7 +148,7 @@ class SuiteBase:
 
     def fresh(self, **options: Any) -> Any:
         """Open a client of a store of its own, at `latest_place`."""
-        self.latest_place = Path(tempfile.mkdtemp(dir=self.place))
+        self.latest_place = Path(tempfile.mkdtemp(dir=self.place.parent))
         return self.open(self.latest_place, **options)
 
     def seen(self, durable: DurableDict[Any, Any]) -> Any:
