@@ -156,7 +156,9 @@ class ModelDict(ModelReads[K, V]):
             try:
                 ended = stamp.end(opening)
             except stamp.unavailable as error:
-                # The write is done, or known not to be: the caller is not to do it again.
+                # The write is done, or known not to be: the caller is not to do it again. The
+                # stamp has not counted it, and would say that the copy is as it should be.
+                self._doubt()
                 self._report_outage(error, noted=False)
             else:
                 # A receiver of the signals of this write may have written other rows.

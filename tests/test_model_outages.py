@@ -74,6 +74,30 @@ def write_unheard(d: ModelDict[str, Any], value: object) -> None:
 
 
 class TestCacheDown:
+    def test_a_write_that_is_done_is_logged_and_read_when_its_cache_failed_at_the_end(
+        self, using: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And not raised: the caller would do it again. The stamp does not tell of it."""
+        cache = Failing()
+        with plain(using, cache) as d:
+            d["k"] = 1
+            stamp: Any = d._stamp()
+            end = stamp.end
+
+            def failing(opening: int) -> Any:
+                cache.down = True
+                try:
+                    return end(opening)
+                finally:
+                    cache.down = False
+
+            stamp.end = failing
+            d["k"] = 2
+            del stamp.end
+            assert d["k"] == 2
+        assert len(caplog.records) == 1
+        assert "cannot be asked (ConnectionError: the cache is down)" in caplog.text
+
     def test_by_default_the_caches_own_error_is_raised(self, using: str) -> None:
         cache = Failing()
         d = plain(using, cache)

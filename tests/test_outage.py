@@ -117,6 +117,17 @@ def test_an_outage_that_another_thread_told_of_and_ended_is_not_told_again(
     assert len(caplog.records) == 2
 
 
+def test_what_nobody_has_noted_is_told_unless_it_is_part_of_an_outage() -> None:
+    """What a write meets when it is done already."""
+    freshness = Freshness()
+    for _ in range(2):
+        assert freshness.first_report(noted=False)
+    freshness.failed(OSError())
+    assert freshness.first_report(noted=False)
+    assert not freshness.first_report(noted=False)
+    assert not freshness.first_report()
+
+
 class OddError(Exception):
     """An error that cannot be copied as errors are."""
 
