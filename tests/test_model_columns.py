@@ -330,11 +330,11 @@ class TestValues:
 
     def test_what_a_column_would_make_text_of_in_its_own_way_is_refused(self, make: Make) -> None:
         """Or who writes b"v" would have that, and everybody else the text "b'v'"."""
-        d = make("Switch", key_col="name", value_col="name", encoding=NoOpEncoding)
+        d = make("Plain", encoding=NoOpEncoding)
         stamp = d.last_updated()
         for bad in (b"v", bytearray(b"v"), 5, None):
             for write in (d.persist, lambda key, value: d.update({key: value})):
-                with pytest.raises(EncodingError, match=r"key 'k' .*Switch\.name holds str, so"):
+                with pytest.raises(EncodingError, match=r"key 'k' .*Plain\.value holds str, so"):
                     write("k", bad)
         assert d.last_updated() == stamp
         d["k"] = "v"
