@@ -138,6 +138,7 @@ def test_a_key_is_added_once_also_where_the_place_is_made_meanwhile(
 ) -> None:
     """There was no place, so that it cannot be added; and then another has added it."""
     d, other = store.open(), store.open()
+    store.raw.delete(store.path)  # opening has made it
 
     def land() -> None:
         other["k"] = [0]
